@@ -1,0 +1,53 @@
+"""Short name or "module:attribute" -> an object that satisfies a protocol. Nothing is imported until chosen."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+from agentmesh.errors import ConfigError, UnknownNameError
+
+__all__ = ["Registry", "resolve_name"]
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The parts a project file may choose between."""
+
+    def __init__(self, kind: str, protocol: type[T], builtin: Mapping[str, str]) -> None:
+        self.kind, self.protocol, self.builtin = kind, protocol, dict(builtin)
+
+    def names(self) -> list[str]:
+        """The short names, sorted."""
+        return sorted(self.builtin)
+
+    def check(self, name: str, *, where: str = "") -> None:
+        """Raise `UnknownNameError` unless `name` is a short name or has the form "module:attribute"."""
+        if name not in self.builtin and ":" not in name:
+            raise UnknownNameError(self.kind, name, self.names(), where=where)
+
+    def create(self, name: str, **options: Any) -> T:
+        """Build the part with this short name or "module:attribute", or raise `ConfigError`."""
+        self.check(name)
+        path = self.builtin.get(name, name)
+        factory = resolve_name(path)
+        try:
+            part = factory(**options)
+        except TypeError as error:
+            raise ConfigError(f"the {self.kind} {name!r} does not take these options: {error}") from error
+        if not isinstance(part, self.protocol):
+            raise ConfigError(f"{path!r} is not a {self.kind}: it lacks methods of {self.protocol.__name__}")
+        return part
+
+
+def resolve_name(path: str) -> Any:
+    """Import "module:attribute", or raise `ConfigError` that says which half is wrong."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{path!r}: cannot import {module_name!r} ({error})") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise ConfigError(f"{path!r}: the module {module_name!r} has no {attribute!r}") from error

@@ -1,0 +1,265 @@
+"""What one run carries to every step: its name, its clock, its limits, its events, its journal.
+
+A `RunContext` lives in one process and is never part of graph state; everything a resumed run needs is in the
+state, the journal and the stores.
+"""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from agentmesh.errors import LimitError
+from agentmesh.trace.base import NullSink, TraceSink
+from agentmesh.trace.events import Event
+from agentmesh.types import AgentCall, AgentReply, Frozen, StopReason, Usage
+
+__all__ = [
+    "Clock",
+    "Executor",
+    "Journal",
+    "JournalEntry",
+    "Limits",
+    "MemoryJournal",
+    "Meter",
+    "RunContext",
+    "SystemClock",
+]
+
+
+class Clock(Protocol):
+    """The time, so that tests can choose it."""
+
+    def now(self) -> float:
+        """Seconds since 1970, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Limits(Frozen):
+    """What one run may take; reaching one ends it with a partial answer and the reason."""
+
+    max_tokens: int | None = Field(default=None, ge=0)
+    """Prompt and completion tokens of all model calls."""
+    max_usd: float | None = Field(default=None, ge=0)
+    """US$ of all model calls."""
+    max_seconds: float | None = Field(default=300.0, ge=0)
+    """Seconds of wall time."""
+    max_calls: int | None = Field(default=100, ge=0)
+    """Model calls."""
+    max_rounds: int = Field(default=10, ge=1, le=50)
+    """Rounds of any loop, whatever the graph says."""
+    max_concurrency: int = Field(default=16, ge=1)
+    """Agents of one run that work at the same time."""
+    max_question_chars: int = Field(default=100_000, ge=1)
+    """Characters of a question."""
+
+
+class Meter:
+    """What a run has used so far. The only thing of a run that changes; `models/call.py` writes it."""
+
+    def __init__(self, limits: Limits, *, started: float, clock: Clock, spent: Usage | None = None) -> None:
+        self.limits, self.clock = limits, clock
+        self.started = started
+        """`clock.monotonic()` at the start, moved back by what earlier processes used."""
+        self.spent = spent or Usage()
+        self.pending_calls = 0
+        self.stop: StopReason | None = None
+
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return self.clock.monotonic() - self.started
+
+    def seconds_left(self) -> float:
+        """Seconds until `max_seconds`, infinite without that limit; never negative."""
+        if self.limits.max_seconds is None:
+            return float("inf")
+        return max(0.0, self.limits.max_seconds - self.seconds())
+
+    def check(self) -> None:
+        """Raise `LimitError` if the run may not call a model now."""
+        used = (
+            ("max_calls", self.limits.max_calls, self.spent.calls + self.pending_calls),
+            ("max_tokens", self.limits.max_tokens, self.spent.tokens),
+            ("max_usd", self.limits.max_usd, self.spent.cost_usd),
+            ("max_seconds", self.limits.max_seconds, self.seconds()),
+        )
+        for name, allowed, spent in used:
+            if allowed is not None and spent >= allowed:
+                error = LimitError(name, allowed, spent)
+                self.note(error)
+                raise error
+
+    def note(self, error: LimitError) -> None:
+        """Remember the first limit that stopped something."""
+        if self.stop is None:
+            self.stop = StopReason(limit=error.limit, allowed=error.allowed, spent=error.spent, text=str(error))
+
+    def add(self, usage: Usage) -> None:
+        """Count what a call took."""
+        self.spent = self.spent + usage
+
+
+class JournalEntry(Frozen):
+    """What the journal knows of one call."""
+
+    call_id: str
+    kind: str
+    """`model`, `tool` or `agent`."""
+    finished: bool
+    idempotent: bool = True
+    result: dict[str, Any] | None = None
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """Remembers calls, so that a resumed run does not repeat a finished one."""
+
+    async def lookup(self, call_id: str) -> JournalEntry | None:
+        """The entry of that call, if it ever began."""
+        ...
+
+    async def begin(self, call_id: str, kind: str, *, idempotent: bool = True) -> None:
+        """Note that the call starts. Durable before it returns if the call is not idempotent."""
+        ...
+
+    async def finish(self, call_id: str, kind: str, result: dict[str, Any]) -> None:
+        """Note its result. Durable before it returns."""
+        ...
+
+
+class MemoryJournal:
+    """A journal that lives as long as the run."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, JournalEntry] = {}
+
+    async def lookup(self, call_id: str) -> JournalEntry | None:
+        return self.entries.get(call_id)
+
+    async def begin(self, call_id: str, kind: str, *, idempotent: bool = True) -> None:
+        self.entries[call_id] = JournalEntry(call_id=call_id, kind=kind, finished=False, idempotent=idempotent)
+
+    async def finish(self, call_id: str, kind: str, result: dict[str, Any]) -> None:
+        self.entries[call_id] = JournalEntry(call_id=call_id, kind=kind, finished=True, result=result)
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs agent calls somewhere."""
+
+    def submit(self, call: AgentCall, id: str, deadline: float) -> Awaitable[AgentReply]:
+        """Run the call; awaiting the result gives its reply.
+
+        A call whose id finished before is not repeated: its reply is given again. A failure is a reply with a status.
+
+        Args:
+            call: What to run; serialisable.
+            id: Deterministic: `{run}/{step}/{agent}/{attempt}`.
+            deadline: Seconds from now; past it the reply's status is `timed_out`.
+        """
+        ...
+
+
+class Emitter:
+    """Numbers and dates the events of a run and hands them to its sinks."""
+
+    def __init__(self, run_id: str, sinks: tuple[TraceSink, ...], clock: Clock, *, first: int = 1) -> None:
+        self.run_id, self.sinks, self.clock = run_id, sinks, clock
+        self._seq = itertools.count(first)
+
+    def emit(self, event: Event, *, step: str = "") -> None:
+        """Hand on one event."""
+        stamp: dict[str, Any] = {"run_id": self.run_id, "seq": next(self._seq), "at": self.clock.now()}
+        if step and not event.step:
+            stamp["step"] = step
+        stamped = event.model_copy(update=stamp)
+        for sink in self.sinks:
+            sink.emit(stamped)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What one step of a run may use besides its arguments."""
+
+    run_id: str
+    tenant: str = "default"
+    user: str | None = None
+    thread: str | None = None
+    step: str = ""
+    agent: str = ""
+    attempt: int = 1
+    limits: Limits = field(default_factory=Limits)
+    clock: Clock = field(default_factory=SystemClock)
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    """Seeded by the run id: the same run draws the same numbers."""
+    journal: Journal = field(default_factory=MemoryJournal)
+    emitter: Emitter | None = None
+    meter: Meter | None = None
+    gate: asyncio.Semaphore | None = None
+    """Bounds how many agents of the run work at the same time."""
+    deadline: float = float("inf")
+    """`clock.monotonic()` at which the present step must be done."""
+    keep_prompts: bool = False
+    """Whether `model_called` events carry the prompt and the reply."""
+    stream: bool = False
+    """Whether models should stream, so that `tokens_streamed` events come."""
+    _calls: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
+
+    def at(self, *, step: str | None = None, agent: str | None = None, attempt: int | None = None,
+           deadline: float | None = None) -> "RunContext":  # fmt: skip
+        """The same run, seen from another step; call numbers start again at 1."""
+        return replace(
+            self,
+            step=self.step if step is None else step,
+            agent=self.agent if agent is None else agent,
+            attempt=self.attempt if attempt is None else attempt,
+            deadline=self.deadline if deadline is None else min(deadline, self.deadline),
+            _calls=itertools.count(1),
+        )
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to the trace."""
+        if self.emitter is not None:
+            self.emitter.emit(event, step=self.step)
+
+    def next_call_id(self) -> str:
+        """`{run}/{step}/{agent}/{attempt}/{n}`: the same after a restart, for steps are deterministic."""
+        return f"{self.run_id}/{self.step}/{self.agent or '-'}/{self.attempt}/{next(self._calls)}"
+
+    def seconds_left(self) -> float:
+        """Seconds until the step's deadline or the run's time limit, whichever is first; never negative."""
+        left = self.deadline - self.clock.monotonic()
+        if self.meter is not None:
+            left = min(left, self.meter.seconds_left())
+        return max(0.0, left)
+
+
+def loose_context(run_id: str = "loose", *, sink: TraceSink | None = None, limits: Limits | None = None) -> RunContext:
+    """A context for using one part alone: in a script, a test, somebody else's graph."""
+    clock, limits = SystemClock(), limits or Limits()
+    return RunContext(
+        run_id=run_id,
+        limits=limits,
+        clock=clock,
+        emitter=Emitter(run_id, (sink or NullSink(),), clock),
+        meter=Meter(limits, started=clock.monotonic(), clock=clock),
+    )

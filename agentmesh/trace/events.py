@@ -1,0 +1,208 @@
+"""One frozen model per event, one union. What the terminal, the store, the evaluation and the replay see of a run."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from agentmesh.types import (
+    AgentReply,
+    Answer,
+    ContextPack,
+    Frozen,
+    RoutingDecision,
+    StopReason,
+    Task,
+    Usage,
+)
+
+__all__ = [
+    "AgentReplied",
+    "AgentStarted",
+    "AnswerRefined",
+    "ContextSelected",
+    "Event",
+    "LimitReached",
+    "MemoryFlushed",
+    "MemoryWritten",
+    "ModelCalled",
+    "RouteDecided",
+    "RunCancelled",
+    "RunFailed",
+    "RunFinished",
+    "RunResumed",
+    "RunStarted",
+    "StageEntered",
+    "StepFailed",
+    "TokensStreamed",
+    "event_adapter",
+]
+
+
+class _Event(Frozen):
+    """What every event carries; the emitter of a run fills in the first three."""
+
+    run_id: str = ""
+    seq: int = 0
+    """Position within the run, from 1, without gaps."""
+    at: float = 0.0
+    """Seconds since 1970, UTC."""
+    step: str = ""
+    """`<stage>.r<round>`, or empty for the run as a whole."""
+
+
+class RunStarted(_Event):
+    type: Literal["run_started"] = "run_started"
+    task: Task
+    graph: str
+    agents: tuple[str, ...]
+    version: str
+    """Of agentmesh."""
+
+
+class RunResumed(_Event):
+    type: Literal["run_resumed"] = "run_resumed"
+    finished_calls: int
+    """Calls that the journal holds and that are not repeated."""
+
+
+class StageEntered(_Event):
+    type: Literal["stage_entered"] = "stage_entered"
+    stage: str
+    kind: str
+    round: int
+
+
+class RouteDecided(_Event):
+    type: Literal["route_decided"] = "route_decided"
+    stage: str
+    decision: RoutingDecision
+
+
+class ContextSelected(_Event):
+    type: Literal["context_selected"] = "context_selected"
+    agent: str
+    pack: ContextPack
+
+
+class AgentStarted(_Event):
+    type: Literal["agent_started"] = "agent_started"
+    agent: str
+    call_id: str
+    part: str
+    attempt: int
+    model: str
+
+
+class TokensStreamed(_Event):
+    """A piece of an agent's text as it is written. Passed on live, not stored."""
+
+    type: Literal["tokens_streamed"] = "tokens_streamed"
+    agent: str
+    text: str
+
+
+class ModelCalled(_Event):
+    type: Literal["model_called"] = "model_called"
+    call_id: str
+    agent: str
+    model: str
+    usage: Usage
+    latency_ms: float
+    finish_reason: str = ""
+    replayed: bool = False
+    """The journal held the result; the model was not called again."""
+    messages: tuple[dict[str, Any], ...] = ()
+    """The prompt, where the trace is set to keep prompts."""
+    reply: str = ""
+
+
+class StepFailed(_Event):
+    """Something failed and the run goes on: an attempt, a step, a write."""
+
+    type: Literal["step_failed"] = "step_failed"
+    agent: str = ""
+    error: str
+    kind: str
+    """Name of the error's class."""
+    retry_in_s: float | None = None
+    """None: it is not tried again."""
+
+
+class AgentReplied(_Event):
+    type: Literal["agent_replied"] = "agent_replied"
+    agent: str
+    reply: AgentReply
+    replayed: bool = False
+
+
+class LimitReached(_Event):
+    type: Literal["limit_reached"] = "limit_reached"
+    stop: StopReason
+
+
+class AnswerRefined(_Event):
+    type: Literal["answer_refined"] = "answer_refined"
+    refiner: str
+    contributors: tuple[str, ...]
+    conflicts: int
+    latency_ms: float
+
+
+class MemoryWritten(_Event):
+    """Items that the writer took in; they are in the working set, not yet on disk."""
+
+    type: Literal["memory_written"] = "memory_written"
+    added: int
+    merged: int
+    """Items that were there already."""
+    superseded: int
+    item_ids: tuple[str, ...] = ()
+
+
+class MemoryFlushed(_Event):
+    type: Literal["memory_flushed"] = "memory_flushed"
+    items: int
+    latency_ms: float
+    error: str | None = None
+
+
+class RunFinished(_Event):
+    type: Literal["run_finished"] = "run_finished"
+    answer: Answer
+
+
+class RunFailed(_Event):
+    type: Literal["run_failed"] = "run_failed"
+    error: str
+    kind: str
+
+
+class RunCancelled(_Event):
+    type: Literal["run_cancelled"] = "run_cancelled"
+    reason: str
+
+
+Event = Annotated[
+    RunStarted
+    | RunResumed
+    | StageEntered
+    | RouteDecided
+    | ContextSelected
+    | AgentStarted
+    | TokensStreamed
+    | ModelCalled
+    | StepFailed
+    | AgentReplied
+    | LimitReached
+    | AnswerRefined
+    | MemoryWritten
+    | MemoryFlushed
+    | RunFinished
+    | RunFailed
+    | RunCancelled,
+    Field(discriminator="type"),
+]
+"""Any event; `type` says which."""
+
+event_adapter: TypeAdapter[Event] = TypeAdapter(Event)
+"""Reads an event from JSON; validates it."""
