@@ -1,4 +1,4 @@
-"""Prompts as text files: `templates/<name>.md` with `{{variable}}` marks. A missing or an unused variable is a mistake."""
+"""Prompts as text files: `templates/<name>.md` with `{{variable}}` marks. A missing or unused variable is a mistake."""
 
 import re
 from functools import cache

@@ -19,7 +19,8 @@ class Router(Protocol):
         """Choose among `request.cards`, best first, each with the part of the task that is its own.
 
         Nothing fits: the mode is `out_of_scope` and no agent is named, never an exception. A card with `shadow`
-        competes and stands among the candidates but is never chosen. A card that was never seen before needs no retraining.
+        competes and stands among the candidates but is never chosen. A card that was never
+        seen before needs no retraining.
 
         Raises:
             RoutingError: If it could not decide (a model failed, a deadline passed).
