@@ -26,7 +26,7 @@ class Registry(Generic[T]):
         if name not in self.builtin and ":" not in name:
             raise UnknownNameError(self.kind, name, self.names(), where=where)
 
-    def create(self, name: str, **options: Any) -> T:
+    def create(self, name: str, /, **options: Any) -> T:
         """Build the part with this short name or "module:attribute", or raise `ConfigError`."""
         self.check(name)
         path = self.builtin.get(name, name)

@@ -83,6 +83,8 @@ class Meter:
         self.spent = spent or Usage()
         self.pending_calls = 0
         self.stop: StopReason | None = None
+        self.stop_said = False
+        """Whether the trace has it already."""
 
     def seconds(self) -> float:
         """Wall time so far."""

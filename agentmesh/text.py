@@ -4,24 +4,40 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-__all__ = ["STOP_WORDS", "content_words", "fold", "sentences", "stem", "words"]
+__all__ = ["NUMBER_WORDS", "STOP_WORDS", "asks", "content_words", "fold", "sentences", "stem", "words"]
 
 STOP_WORDS = frozenset(
     """a about above after again all also am an and any are as at be because been before being below between both but by
-    can could did do does doing don down during each few for from further had has have having he her here hers him his how
-    i if in into is it its just like me more most my no nor not now of off on once only or other our out over own please
-    same she should so some such than that the their them then there these they this those through to too under until up
-    very want was we were what when where which while who whom why will with would you your yours""".split()  # noqa: SIM905
+    can could did do does doing don down during each few for from further had has have having he her here hers him his
+    how i if in into is it its just like me more most my no nor not now of off on once only or other our out over own
+    please same she should so some such than that the their them then there these they this those through to too under
+    until up very want was we were what when where which while who whom why will with would you your
+    yours""".split()  # noqa: SIM905
 )
 """Words that say little about what a text is about. `not` and `no` are among them: negation is looked at separately."""
+NUMBER_WORDS = {
+    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "fourteen": 14, "fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
+    "sixty": 60, "ninety": 90, "hundred": 100,
+}  # fmt: skip
+"""Numbers as they are usually written out."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’.,:/-][^\W_]+)*", re.UNICODE)
+_POSSESSIVE = re.compile(r"['’]s$")
 _ABBREVIATIONS = frozenset(
     "e.g i.e etc mr mrs ms dr prof st no vs approx incl max min fig sec ca inc ltd".split()  # noqa: SIM905
 )
 _END = re.compile(
-    r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\W_a-z])"  # an end mark, then a capital or a digit
-    r"|\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)|(?<=:)\n"  # a paragraph, a list item, a line that introduces one
+    r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’)\]]))\s+(?=[\"'“‘(\[]*[^\W_a-z])"  # an end mark, then a capital or a digit
+    r"|\n\s*\n|\n(?=[ \t]*(?:[-*+]|\d+[.)]|#{1,6})\s)|(?<=:)\n"  # a paragraph, a list item or heading, an introduction
+)
+_HEADING = re.compile(r"^([ \t]*#{1,6}[ \t][^\n]*)\n", re.MULTILINE)
+_QUESTION = (
+    r"(?:(?:after|at|below|by|for|from|in|of|on|to|under|until|with|within)\s+)?"
+    r"(?:how|what|when|where|which|whom?|whose|why|can|could|may|must|do|does|did|is|are|was|will|would|should)\b"
+)
+_JOINED_ASK = re.compile(
+    rf"[,;]?\s+(?:and|or|but)\s+(?:also\s+)?(?={_QUESTION})|;\s+|[:,]\s+(?={_QUESTION})", re.IGNORECASE
 )
 _MARKUP = re.compile(r"^\s*(?:#{1,6}\s+|[-*+]\s+|\d+[.)]\s+|>\s?)")
 _LIST_MARK = re.compile(r"\d+[.)]")
@@ -56,7 +72,7 @@ def stem(word: str) -> str:
 
 def content_words(text: str) -> list[str]:
     """Stems of the words that say what a text is about, in order, with repetitions."""
-    return [stem(w) for w in words(text) if w not in STOP_WORDS]
+    return [stem(_POSSESSIVE.sub("", w)) for w in words(text) if w not in STOP_WORDS]
 
 
 def sentences(text: str) -> list[str]:
@@ -64,9 +80,23 @@ def sentences(text: str) -> list[str]:
     return list(_sentences(text))
 
 
+def asks(text: str) -> list[str]:
+    """The single questions and wishes in a request: its sentences, cut again where another question is joined on.
+
+    "My line is slow. What does X cost, and where do I set Y?" gives three. Never empty for a text with words.
+    """
+    found: list[str] = []
+    for sentence in sentences(text):
+        parts = [p.strip(" ,;:") for p in _JOINED_ASK.split(sentence)]
+        if any(len(content_words(p)) < 2 for p in parts):
+            parts = [sentence]
+        found += [p for p in parts if p]
+    return found
+
+
 def _sentences(text: str) -> Iterator[str]:
     held = ""
-    for piece in _END.split(text):
+    for piece in _END.split(_HEADING.sub(r"\1\n\n", text)):
         clean = _EMPHASIS.sub(r"\2", _MARKUP.sub("", piece))
         clean = " ".join(clean.split())
         if not clean or _LIST_MARK.fullmatch(clean):

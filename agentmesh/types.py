@@ -40,6 +40,7 @@ __all__ = [
     "StopReason",
     "Task",
     "Usage",
+    "total_usage",
 ]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -580,8 +581,6 @@ class Answer(Frozen):
     rounds: int = 1
     usage: Usage = Usage()
     latency_s: float = 0.0
-    memory_flush_ms: float | None = None
-    """Time that the batch write to the memory store took after the answer; None: nothing was written (yet)."""
     thread: str | None = None
 
 

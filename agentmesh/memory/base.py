@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from agentmesh.types import Frozen, MemoryItem, MemoryKind
 
-__all__ = ["Found", "MemoryFilter", "MemoryStore"]
+__all__ = ["Found", "KeyedStore", "MemoryFilter", "MemoryStore"]
 
 
 class MemoryFilter(Frozen):
@@ -74,4 +74,13 @@ class MemoryStore(Protocol):
 
     async def aclose(self) -> None:
         """Flush and free what it holds. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class KeyedStore(MemoryStore, Protocol):
+    """A store that finds the versions of an item without going through all items. All of ours do."""
+
+    async def by_key(self, tenant: str, keys: Sequence[str]) -> Sequence[MemoryItem]:
+        """Every version of the items with these keys, oldest first; no filter."""
         ...

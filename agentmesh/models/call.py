@@ -4,8 +4,9 @@ Agents, refiners and routers all come through here, so a resumed run repeats no 
 """
 
 import asyncio
+from collections.abc import AsyncGenerator
 
-from agentmesh.errors import ModelError, ModelTimeoutError
+from agentmesh.errors import ModelError, ModelReplyError, ModelTimeoutError
 from agentmesh.models.base import ChatModel, ChatReply, ChatRequest
 from agentmesh.run import RunContext
 from agentmesh.trace.events import ModelCalled, StepFailed, TokensStreamed
@@ -16,7 +17,9 @@ FIRST_WAIT_S = 0.5
 """Seconds before the first repetition; they double from one to the next, with up to a half added at random."""
 
 
-async def call_model(model: ChatModel, request: ChatRequest, ctx: RunContext, *, retries: int = 0) -> ChatReply:
+async def call_model(
+    model: ChatModel, request: ChatRequest, ctx: RunContext, *, retries: int = 0, first_wait_s: float = FIRST_WAIT_S
+) -> ChatReply:
     """Ask the model once, or give the reply that the journal holds for this call.
 
     Args:
@@ -24,6 +27,7 @@ async def call_model(model: ChatModel, request: ChatRequest, ctx: RunContext, *,
         request: What to ask; its `timeout_s` is cut to what is left of the step and the run.
         ctx: The step that asks.
         retries: Further attempts after a failure that may pass, with growing waits, within the same deadline.
+        first_wait_s: Seconds before the first repetition.
 
     Raises:
         LimitError: If a budget of the run is spent.
@@ -44,7 +48,7 @@ async def call_model(model: ChatModel, request: ChatRequest, ctx: RunContext, *,
             reply = await _ask_once(model, request, ctx)
             break
         except ModelError as error:
-            wait = FIRST_WAIT_S * 2**attempt * (1 + ctx.rng.random() / 2)
+            wait = first_wait_s * 2**attempt * (1 + ctx.rng.random() / 2)
             again = error.retryable and attempt < retries and wait < ctx.seconds_left()
             kind = type(error).__name__
             ctx.emit(StepFailed(agent=ctx.agent, error=str(error), kind=kind, retry_in_s=wait if again else None))
@@ -70,12 +74,18 @@ async def _ask_once(model: ChatModel, request: ChatRequest, ctx: RunContext) -> 
             bounded = request.model_copy(update={"timeout_s": left})
             if not ctx.stream:
                 return await model.complete(bounded)
-            async for chunk in model.stream(bounded):
-                if chunk.text:
-                    ctx.emit(TokensStreamed(agent=ctx.agent, text=chunk.text))
-                if chunk.reply is not None:
-                    return chunk.reply
-            raise ModelError(f"the stream of {model.info.name!r} ended without a reply")
+            chunks = model.stream(bounded)
+            try:
+                async for chunk in chunks:
+                    if chunk.text:
+                        ctx.emit(TokensStreamed(agent=ctx.agent, text=chunk.text))
+                    if chunk.reply is not None:
+                        return chunk.reply
+            finally:
+                # A stream that is only dropped keeps its connection or slot until it is collected.
+                if isinstance(chunks, AsyncGenerator):
+                    await chunks.aclose()
+            raise ModelReplyError(f"the stream of {model.info.name!r} ended without a reply; ask again")
     except TimeoutError as error:
         raise ModelTimeoutError(
             f"{model.info.name!r} did not answer within {left:.1f} s; raise `limits.timeout_s` or choose a faster model"
@@ -96,7 +106,7 @@ def _count(
     replayed: bool,
 ) -> None:
     """Add what the call took to the run, and say so."""
-    if ctx.meter is not None:
+    if ctx.meter is not None and not replayed:
         ctx.meter.add(reply.usage)
     kept = tuple(m.model_dump(mode="json", exclude_defaults=True) for m in request.messages) if ctx.keep_prompts else ()
     ctx.emit(

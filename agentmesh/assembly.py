@@ -1,0 +1,544 @@
+"""Builds a mesh from a project folder or from Python values. The only place that knows the variants by name."""
+
+import asyncio
+import inspect
+import os
+import warnings
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from agentmesh.agents import refiners
+from agentmesh.agents.base import Agent, Refiner
+from agentmesh.agents.expert import ExpertAgent
+from agentmesh.agents.function import FunctionAgent
+from agentmesh.context import context_routers
+from agentmesh.context.base import ContextRouter
+from agentmesh.database import Database
+from agentmesh.errors import ConfigError, MeshError, StoreError, UnknownNameError
+from agentmesh.graphs import GraphSpec
+from agentmesh.journal import JOURNAL_TABLES, DatabaseJournal
+from agentmesh.memory.arrays import ArrayStore
+from agentmesh.memory.base import MemoryStore
+from agentmesh.memory.ingest import ingest
+from agentmesh.memory.owner import open_memory
+from agentmesh.memory.writer import Draft, MemoryWriter
+from agentmesh.models import check_model_spec, embedders, open_embedder, open_model
+from agentmesh.models.base import ChatModel, Embedder
+from agentmesh.models.weights import find_weights
+from agentmesh.project.loader import KnownNames, Mistake, Project, check_project, load_project
+from agentmesh.routing import routers
+from agentmesh.routing.base import Router
+from agentmesh.run import Journal, Limits, MemoryJournal, SystemClock
+from agentmesh.runtime.conditions import CONDITIONS
+from agentmesh.runtime.graph import AgentGraph
+from agentmesh.runtime.mesh import Mesh, Services
+from agentmesh.runtime.nodes import Parts
+from agentmesh.runtime.threads import THREAD_TABLES, DatabaseThreads, MemoryThreads
+from agentmesh.settings import MeshSettings, ModelSettings, RoutingSettings, load_settings
+from agentmesh.trace.base import NullSink, TraceSink
+from agentmesh.trace.events import Event
+from agentmesh.trace.redact import Redactor, secret_values
+from agentmesh.trace.store import TRACE_TABLES, TraceStore
+from agentmesh.types import AgentCard, MemoryKind, RolePolicy
+
+__all__ = [
+    "KnowledgeWarning",
+    "build_mesh",
+    "check_folder",
+    "describe_models",
+    "known_names",
+    "load_mesh",
+    "mesh_of",
+    "open_project",
+    "open_trace",
+]
+
+
+class KnowledgeWarning(UserWarning):
+    """A knowledge file, or a part of one, was left out; the text says which and how to mend it."""
+
+
+Progress = Callable[[int, int, str], None]
+"""Told how far a long piece of work is: done, total, name of the present part."""
+
+
+def load_mesh(
+    folder: str | Path = ".",
+    *,
+    progress: Progress | None = None,
+    environ: Mapping[str, str] | None = None,
+    **overrides: Any,
+) -> Mesh:
+    """The mesh of a project folder. Nothing is opened before its first use.
+
+    Args:
+        folder: With `agents/`, `memory/`, `scenarios/` and settings in `agentmesh.toml` or `pyproject.toml`.
+        progress: Told how far the first loading of knowledge is.
+        environ: Where `AGENTMESH_*` is read from; None: the process's environment.
+        overrides: Settings that win over all others, nested as in the file: `models={"default": "openai/gpt-5-mini"}`.
+
+    Raises:
+        ProjectError: With every mistake of the project at once.
+        ConfigError: If a setting is wrong.
+    """
+    return mesh_of(open_project(folder, environ=environ, **overrides), progress=progress)
+
+
+def open_project(folder: str | Path = ".", *, environ: Mapping[str, str] | None = None, **overrides: Any) -> Project:
+    """Read and check a project folder; takes and raises what `load_mesh` does."""
+    environ = os.environ if environ is None else environ
+    return load_project(Path(folder), known=known_names(), environ=environ, overrides=overrides)
+
+
+def mesh_of(project: Project, *, progress: Progress | None = None) -> Mesh:
+    """The mesh of a project that was read; its scenarios are graphs by their names."""
+    most = project.settings.routing.max_agents
+    graphs = {name: scenario.to_graph_spec(max_agents=most) for name, scenario in project.scenarios.items()}
+    return _mesh(project.settings, project.cards, project.roles, graphs, project=project, progress=progress)
+
+
+def build_mesh(
+    agents: Sequence[AgentCard | Agent | Callable[..., Any]],
+    *,
+    model: str | ChatModel | Mapping[str, str | ChatModel] = "embedded",
+    router: str | Router = "semantic",
+    context: str | ContextRouter = "role_aware",
+    refiner: str | Refiner = "auto",
+    embedder: str | Embedder = "wordllama",
+    roles: Mapping[str, RolePolicy] | None = None,
+    knowledge: str | Path | Sequence[str] = (),
+    graphs: Mapping[str, AgentGraph | GraphSpec] | None = None,
+    max_agents: int = 3,
+    limits: Limits | None = None,
+    home: str | Path | None = None,
+    store: MemoryStore | None = None,
+    sink: TraceSink | None = None,
+) -> Mesh:
+    """A mesh from Python values; no project folder is needed.
+
+    Args:
+        agents: Cards, objects that satisfy `Agent`, or functions (async or not) whose name and docstring make the card.
+        model: The model of every card that names none; or models by name, `default` among them.
+        router: How agents are chosen.
+        context: How their context is chosen.
+        refiner: How their answers become one.
+        embedder: What turns texts into vectors.
+        roles: Roles by name; `solver` is there anyway.
+        knowledge: A folder to load into memory, or texts.
+        max_agents: Most agents that the default graph calls for one question.
+        graphs: Graphs that `ask(graph="name")` may name.
+        limits: Budgets of every run that sets none itself.
+        home: Folder for state that outlives the process (traces, checkpoints, memory); None: nothing is kept.
+        store: A memory store of your own.
+        sink: A taker of events; None: the trace store, where there is a `home`.
+
+    Raises:
+        ConfigError: If a name is not known, two agents share an id, or something is not an agent.
+    """
+    made = [_agent_of(agent) for agent in agents]
+    cards = [m if isinstance(m, AgentCard) else m.card for m in made]
+    ids = [card.id for card in cards]
+    if repeated := sorted({i for i in ids if ids.count(i) > 1}):
+        raise ConfigError(f"two agents are called {repeated[0]!r}; rename one")
+    models = dict(model) if isinstance(model, Mapping) else {"default": model}
+    given_models = {k: v for k, v in models.items() if not isinstance(v, str)}
+    named = {k: ModelSettings(model=v) for k, v in models.items() if isinstance(v, str)}
+    for name, spec in named.items():
+        check_model_spec(spec.model, where=f"model {name!r}")
+    settings = MeshSettings(
+        models=named or {"default": ModelSettings(model="scripted")},
+        durable=home is not None,
+        home=Path(home) if home is not None else Path(".agentmesh"),
+        limits=limits or Limits(),
+        routing=RoutingSettings(max_agents=max_agents),
+    )
+    every_role = {"solver": RolePolicy(), **(roles or {})}
+    for card in cards:
+        if card.role not in every_role:
+            raise UnknownNameError("role", card.role, sorted(every_role), where=f"agent {card.id!r}")
+    given = _Given(
+        models=given_models,
+        agents={m.card.id: m for m in made if not isinstance(m, AgentCard)},
+        router=router,
+        context=context,
+        refiner=refiner,
+        embedder=embedder,
+        store=store,
+        sink=sink,
+        knowledge=knowledge,
+    )
+    if isinstance(router, str):
+        routers.check(router)
+    if isinstance(context, str):
+        context_routers.check(context)
+    if isinstance(embedder, str) and not embedder.startswith("litellm:"):
+        embedders.check(embedder)
+    return _mesh(settings, cards, every_role, graphs or {}, given=given)
+
+
+def known_names() -> KnownNames:
+    """The names that a project file may use."""
+    return KnownNames(
+        routers=frozenset(routers.builtin),
+        context_routers=frozenset(context_routers.builtin),
+        refiners=frozenset(refiners.builtin),
+        embedders=frozenset(embedders.builtin),
+        conditions=frozenset(CONDITIONS),
+        check_model=check_model_spec,
+    )
+
+
+def check_folder(folder: str | Path, *, environ: Mapping[str, str] | None = None) -> list[Mistake]:
+    """Every mistake of a project, in order of file and line."""
+    return check_project(Path(folder), known=known_names(), environ=os.environ if environ is None else environ)
+
+
+def open_trace(folder: str | Path, *, environ: Mapping[str, str] | None = None) -> tuple[TraceStore, Database]:
+    """The recorded runs of a project, for reading; close the database when done.
+
+    Raises:
+        StoreError: If nothing was recorded yet, or it cannot be read.
+    """
+    folder = Path(folder)
+    settings = load_settings(folder, environ=os.environ if environ is None else environ)
+    home = folder / settings.home
+    if not (home / "mesh.db").exists():
+        raise StoreError(f"{settings.home}: nothing was recorded yet; run something with `agentmesh run` first")
+    return _open_records(home)
+
+
+def describe_models(project: Project) -> list[dict[str, Any]]:
+    """The models of a project by name: what each is, whether it is capable, whether it can be used now."""
+    rows: list[dict[str, Any]] = []
+    for name, settings in project.settings.models.items():
+        row: dict[str, Any] = {"name": name, "model": settings.model}
+        try:
+            info = open_model(name, settings).info
+            row |= {"capable": info.capable, "local": info.local, "context_tokens": info.context_tokens}
+            row["ready"] = _readiness(settings.model)
+        except MeshError as error:
+            row |= {"capable": False, "local": False, "context_tokens": None, "ready": str(error)}
+        rows.append(row)
+    return rows
+
+
+# --- how a mesh comes about -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Parts that the caller of `build_mesh` made or named."""
+
+    models: Mapping[str, ChatModel]
+    agents: Mapping[str, Agent]
+    router: str | Router
+    context: str | ContextRouter
+    refiner: str | Refiner
+    embedder: str | Embedder
+    store: MemoryStore | None
+    sink: TraceSink | None
+    knowledge: str | Path | Sequence[str]
+
+
+def _mesh(
+    settings: MeshSettings,
+    cards: Sequence[AgentCard],
+    roles: Mapping[str, RolePolicy],
+    graphs: Mapping[str, AgentGraph | GraphSpec],
+    *,
+    project: Project | None = None,
+    given: _Given | None = None,
+    progress: Progress | None = None,
+) -> Mesh:
+    async def open_services() -> Services:
+        return await _open(settings, cards, roles, project, given, progress)
+
+    return Mesh(
+        cards=cards,
+        open_services=open_services,
+        limits=settings.limits,
+        graphs=graphs,
+        keep_prompts=settings.trace.keep_prompts,
+    )
+
+
+async def _open(
+    settings: MeshSettings,
+    cards: Sequence[AgentCard],
+    roles: Mapping[str, RolePolicy],
+    project: Project | None,
+    given: _Given | None,
+    progress: Progress | None,
+) -> Services:
+    """Open everything a mesh needs; what was opened is closed again if something fails."""
+    closers: list[Callable[[], Awaitable[None]]] = []
+    try:
+        return await _open_all(settings, cards, roles, project, given, progress, closers)
+    except BaseException:
+        for close in reversed(closers):
+            await close()
+        raise
+
+
+async def _open_all(
+    settings: MeshSettings,
+    cards: Sequence[AgentCard],
+    roles: Mapping[str, RolePolicy],
+    project: Project | None,
+    given: _Given | None,
+    progress: Progress | None,
+    closers: list[Callable[[], Awaitable[None]]],
+) -> Services:
+    clock = SystemClock()
+    home = (project.folder if project else Path()) / settings.home
+    models = _Models(settings, given.models if given else {})
+    closers.append(models.aclose)
+    embedder = given.embedder if given else settings.memory.embedder
+    if isinstance(embedder, str):
+        embedder = open_embedder(embedder)
+    records: tuple[TraceStore, Database] | None = None
+    if settings.durable:
+        await asyncio.to_thread(_make_home, home)
+        records = await asyncio.to_thread(_open_records, home)
+        closers.append(records[1].aclose)
+        closers.append(records[0].aclose)
+    store = given.store if given else None
+    if store is None:
+        if settings.durable:
+            store = await open_memory(
+                home / "chroma",
+                embedder.name,
+                embedder.dimensions,
+                hot_items=settings.memory.hot_items,
+                wait_s=settings.memory.owner_wait_s,
+            )
+        else:
+            store = ArrayStore(embedder.name, embedder.dimensions)
+        closers.append(store.aclose)
+    writer = MemoryWriter(store, embedder, clock=clock)
+    parts = _parts(settings, cards, roles, given, models, embedder, store, writer)
+    sink: TraceSink = NullSink()
+    if given is not None and given.sink is not None:
+        sink = given.sink
+    elif records is not None and settings.trace.enabled:
+        sink = records[0]
+    from agentmesh.runtime.checkpoints import memory_checkpoints, open_checkpoints
+
+    if settings.durable:
+        checkpointer: Any = await open_checkpoints(home / "checkpoints.db")
+        closers.append(checkpointer.conn.close)
+    else:
+        checkpointer = memory_checkpoints()
+    seed = _Seed(project, given, writer, store, home if settings.durable else None, progress)
+    return Services(
+        parts=parts,
+        store=store,
+        sink=sink,
+        threads=DatabaseThreads(records[1]) if records else MemoryThreads(),
+        checkpointer=checkpointer,
+        journal=_journals(records[1] if records else None),
+        runs=_Recorded(records[0]) if records else None,
+        keep_checkpoints=settings.durable,
+        prepare=seed.prepare,
+        closers=closers,
+    )
+
+
+def _parts(
+    settings: MeshSettings,
+    cards: Sequence[AgentCard],
+    roles: Mapping[str, RolePolicy],
+    given: _Given | None,
+    models: "_Models",
+    embedder: Embedder,
+    store: MemoryStore,
+    writer: MemoryWriter,
+) -> Parts:
+    by_id = {card.id: card for card in cards}
+    made_routers: dict[str, Router] = {}
+    made_agents: dict[tuple[str, str | None], Agent] = {}
+    default_router: str | Router = given.router if given else settings.routing.router
+    context = given.context if given else settings.context.router
+    refiner = given.refiner if given else settings.refiner
+
+    def router_of(name: str | None) -> Router:
+        chosen = default_router if name is None else name
+        if not isinstance(chosen, str):
+            return chosen
+        if chosen not in made_routers:
+            options = settings.routing.options if chosen == settings.routing.router else {}
+            made_routers[chosen] = routers.create(chosen, embedder=embedder, **options)
+        return made_routers[chosen]
+
+    def agent_of(agent: str, variant: str | None) -> Agent:
+        if given is not None and agent in given.agents:
+            return given.agents[agent]
+        if (agent, variant) not in made_agents:
+            card = by_id[agent]
+            role = roles.get(card.role)
+            made_agents[agent, variant] = ExpertAgent(card, models.of(card, variant), role)
+        return made_agents[agent, variant]
+
+    def tokenizer_of(card: AgentCard, variant: str | None) -> str:
+        if given is not None and card.id in given.agents:
+            return card.model
+        info = models.of(card, variant).info
+        return info.tokenizer or info.name
+
+    if isinstance(context, str):
+        options: dict[str, Any] = dict(settings.context.options)
+        if context == "role_aware":
+            options.setdefault("half_life_rounds", settings.context.half_life_rounds)
+        context = context_routers.create(context, store=store, embedder=embedder, clock=SystemClock(), **options)
+    if isinstance(refiner, str):
+        titles = {card.id: card.title for card in cards}
+        refiner = refiners.create(refiner, model=models.named(settings.refiner_model), titles=titles)
+    return Parts(
+        cards=by_id,
+        roles=roles,
+        agent=agent_of,
+        router=router_of,
+        context_router=context,
+        refiner=refiner,
+        writer=writer,
+        tokenizer=tokenizer_of,
+        budget_tokens=settings.context.budget_tokens,
+        max_agents=settings.routing.max_agents,
+    )
+
+
+class _Models:
+    """The language models of a mesh, opened when first used."""
+
+    def __init__(self, settings: MeshSettings, given: Mapping[str, ChatModel]) -> None:
+        self._settings, self._open = settings, dict(given)
+
+    def of(self, card: AgentCard, variant: str | None) -> ChatModel:
+        """The model that this agent uses."""
+        choice = card.variants.get(variant) if variant is not None else None
+        return self.named((choice.model if choice else None) or card.model)
+
+    def named(self, name: str) -> ChatModel:
+        """The model of this name, or of this LiteLLM id."""
+        if name not in self._open:
+            settings = self._settings.models.get(name)
+            if settings is None:
+                check_model_spec(name)
+                settings = ModelSettings(model=name)
+            self._open[name] = open_model(name, settings)
+        return self._open[name]
+
+    async def aclose(self) -> None:
+        for model in self._open.values():
+            await model.aclose()
+
+
+class _Seed:
+    """Loads a project's knowledge into the memory of a tenant, once per process and only what changed."""
+
+    def __init__(
+        self,
+        project: Project | None,
+        given: _Given | None,
+        writer: MemoryWriter,
+        store: MemoryStore,
+        home: Path | None,
+        progress: Progress | None,
+    ) -> None:
+        self._writer, self._store, self._home, self._progress = writer, store, home, progress
+        self._folders = list(project.knowledge) if project else []
+        self._texts: tuple[str, ...] = ()
+        if given is not None:
+            knowledge = given.knowledge
+            if isinstance(knowledge, str | Path):
+                self._folders = [Path(knowledge)]
+            else:
+                self._texts = tuple(knowledge)
+        self._ready: dict[str, asyncio.Task[None]] = {}
+
+    async def prepare(self, tenant: str) -> None:
+        """Make a tenant's memory ready; runs that come meanwhile wait for the same load."""
+        task = self._ready.get(tenant)
+        if task is None:
+            task = self._ready[tenant] = asyncio.ensure_future(self._load(tenant))
+        try:
+            await asyncio.shield(task)
+        except BaseException:
+            if task.done():
+                self._ready.pop(tenant, None)
+            raise
+
+    async def _load(self, tenant: str) -> None:
+        for folder in self._folders:
+            if folder.is_dir():
+                state = self._home / "knowledge.json" if self._home else None
+                report = await ingest(folder, self._writer, tenant, state=state, progress=self._progress)
+                for skipped in report.skipped:
+                    warnings.warn(skipped, KnowledgeWarning, stacklevel=2)
+        if self._texts:
+            drafts = [
+                Draft(text=text, kind=MemoryKind.EVIDENCE, key=f"knowledge/{n}", source=f"knowledge {n}")
+                for n, text in enumerate(self._texts, start=1)
+            ]
+            await self._writer.write(tenant, drafts)
+            await self._store.flush()
+
+
+class _Recorded:
+    """Earlier runs, from the trace store."""
+
+    def __init__(self, trace: TraceStore) -> None:
+        self._trace = trace
+
+    async def history(self, run_id: str) -> Sequence[Event]:
+        return await asyncio.to_thread(self._trace.read, run_id)
+
+    async def old_runs(self, keep: int) -> Sequence[str]:
+        return await self._trace.old_runs(keep)
+
+
+def _journals(db: Database | None) -> Callable[[str, bool], Awaitable[Journal]]:
+    async def journal(run_id: str, fresh: bool) -> Journal:
+        if db is None:
+            return MemoryJournal()
+        return await DatabaseJournal(db).for_run(run_id, fresh=fresh)
+
+    return journal
+
+
+def _open_records(home: Path) -> tuple[TraceStore, Database]:
+    db = Database(home / "mesh.db", (TRACE_TABLES, JOURNAL_TABLES, THREAD_TABLES))
+    db.open()
+    return TraceStore(home, db, Redactor(secret_values(os.environ))), db
+
+
+def _readiness(spec: str) -> str:
+    """Whether a model can be asked now; nothing is called."""
+    if spec.partition(":")[0] not in ("embedded", "gguf", "hf"):
+        return "not tried"
+    find_weights(spec)
+    return "yes"
+
+
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{home}: cannot be made ({error.strerror}); set AGENTMESH_HOME to a folder that can be written, "
+            "or AGENTMESH_DURABLE=false"
+        ) from error
+
+
+def _agent_of(agent: AgentCard | Agent | Callable[..., Any]) -> AgentCard | Agent:
+    if isinstance(agent, AgentCard | Agent):
+        return agent
+    if callable(agent) and hasattr(agent, "__name__"):
+        name = cast("str", agent.__name__)
+        text = inspect.getdoc(agent)
+        if not text:
+            raise ConfigError(f"the function {name!r} needs a docstring: routers read it as the agent's description")
+        return FunctionAgent(AgentCard(id=name.replace("_", "-"), description=" ".join(text.split())), agent)
+    raise ConfigError(f"{type(agent).__name__} is not an agent; give a card, an `Agent`, or a function")

@@ -1,0 +1,49 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+import sys
+from typing import NoReturn
+
+from agentmesh.cli.commands import app
+from agentmesh.errors import ConfigError, InputError, MeshError
+
+__all__ = ["app", "main"]
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes: the run failed; the command line or the project is wrong; stopped with Ctrl-C."""
+
+
+def main() -> NoReturn:
+    """Run the command of this process. Mistakes are one line on standard error, never a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except MeshError as error:
+        _complain(str(error))
+        code = USAGE if isinstance(error, ConfigError | InputError) else FAILED
+    except KeyboardInterrupt:
+        _complain("stopped; a run that was at work can be resumed with `agentmesh resume RUN`")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = FAILED
+    except Exception as error:
+        code = _other(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _other(error: Exception) -> int:
+    """Usage mistakes as typer words them; anything else in one line with where it happened."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        message, code = str(error.format_message()), int(error.exit_code)  # pyright: ignore
+        _complain(message[:1].lower() + message[1:])
+        return code
+    if type(error).__name__ in ("Abort", "Exit"):
+        return int(getattr(error, "exit_code", FAILED))
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = f" ({frame.tb_frame.f_globals.get('__name__', '?')}:{frame.tb_lineno})" if frame is not None else ""
+    _complain(f"unexpected {type(error).__name__}: {error}{where}; please report it")
+    return FAILED
+
+
+def _complain(text: str) -> None:
+    print(f"agentmesh: {text}", file=sys.stderr)

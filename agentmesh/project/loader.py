@@ -1,0 +1,532 @@
+"""Reads a project's folder into values, and says everything that is wrong with it at once.
+
+Reads settings, cards, roles and scenarios, and finds the knowledge folders; it does not read knowledge. It builds
+nothing: which routers, models and conditions exist is told to it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from agentmesh.errors import ConfigError, GraphError, ProjectError, nearest
+from agentmesh.mistakes import Mistake, Steps, dotted, looks_secret, shown, suggest, unknown, validated
+from agentmesh.project.frontmatter import (
+    MAX_CARD_BYTES,
+    MAX_YAML_BYTES,
+    Document,
+    decode,
+    read_yaml,
+    split_front_matter,
+)
+from agentmesh.project.schema import CARD_KEYS, GraphFile, Scenario, ScenarioFile, scenario_from
+from agentmesh.settings import SETTINGS_FILE, MeshSettings, SettingsReading, read_settings
+from agentmesh.types import AgentCard, RolePolicy
+
+__all__ = ["UNCHECKED", "KnownNames", "Mistake", "Project", "check_project", "find_project", "load_project"]
+
+AGENTS, ROLES, SCENARIOS, SERVERS = "agents", "memory/roles.yaml", "scenarios", "tools/mcp.json"
+FIRST_CARD = "create agents/<id>.md that begins with the lines `---`, `description: what it answers` and `---`"
+DEFAULT_ROLE = "solver"
+JSON_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True)
+class KnownNames:
+    """The names that files may use, from the layers above; None skips that check.
+
+    A name with a colon ("module:attribute", `litellm:...`) is never a mistake.
+    """
+
+    routers: Collection[str] | None = None
+    context_routers: Collection[str] | None = None
+    refiners: Collection[str] | None = None
+    embedders: Collection[str] | None = None
+    conditions: Collection[str] | None = None
+    """Names that `when` and `while` may use."""
+    check_model: Callable[[str], None] | None = None
+    """Raises `ConfigError` unless a model that is no name of the settings may be one (`openai/gpt-5-mini`)."""
+
+
+UNCHECKED = KnownNames()
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project as it stands on disk, without a mistake."""
+
+    folder: Path
+    """Absolute."""
+    settings: MeshSettings
+    cards: tuple[AgentCard, ...]
+    """Sorted by id."""
+    roles: dict[str, RolePolicy]
+    """By name; `solver` is always there."""
+    scenarios: dict[str, Scenario] = field(default_factory=dict[str, Scenario])
+    """By name."""
+    knowledge: tuple[Path, ...] = ()
+    """Folders that exist, absolute."""
+
+
+def load_project(
+    folder: Path,
+    *,
+    known: KnownNames = UNCHECKED,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Project:
+    """Read the project in `folder`.
+
+    Args:
+        folder: The project's own folder.
+        known: Names to check those in files against.
+        environ: Where `AGENTMESH_*` is looked up; None is nowhere.
+        overrides: Settings that go over all others.
+
+    Raises:
+        ProjectError: If anything is wrong, with every mistake, one a line.
+    """
+    reader = _Reader(folder, known, environ or {}, overrides)
+    project = reader.read()
+    if reader.mistakes:
+        raise ProjectError([str(m) for m in reader.mistakes])
+    return project
+
+
+def check_project(
+    folder: Path,
+    *,
+    known: KnownNames = UNCHECKED,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Mistake]:
+    """Every mistake of the project in `folder`; empty if `load_project` would take it. Arguments as there."""
+    reader = _Reader(folder, known, environ or {}, overrides)
+    reader.read()
+    return reader.mistakes
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder from `start` upwards that looks like a project; `start` itself if none does.
+
+    One looks so if it has cards, an `agentmesh.toml`, or a table `[tool.agentmesh]` in its `pyproject.toml`.
+    """
+    for folder in (start.absolute(), *start.absolute().parents):
+        shared = folder / "pyproject.toml"
+        if (
+            (folder / SETTINGS_FILE).is_file()
+            or any((folder / AGENTS).glob("*.md"))
+            or (shared.is_file() and b"[tool.agentmesh" in shared.read_bytes())
+        ):
+            return folder
+    return start
+
+
+class _Reader:
+    """One pass over a project's files; `mistakes` grows as it goes."""
+
+    def __init__(
+        self, folder: Path, known: KnownNames, environ: Mapping[str, str], overrides: Mapping[str, Any] | None
+    ) -> None:
+        self.given, self.folder, self.known = folder, folder.absolute(), known
+        self.environ, self.overrides = environ, overrides
+        self.mistakes: list[Mistake] = []
+        self.settings = MeshSettings()
+        self.settings_broken = False
+        """Then names in them are not known, and no name of a model is a second mistake."""
+        self.ids: set[str] = set()
+        """Of every card file, broken ones among them: a name in it is not a second mistake."""
+        self.roles: dict[str, RolePolicy] | None = None
+        """None if the file cannot be read, so that no role is checked."""
+        self.told: dict[str, str | None] = {}
+        self.servers: set[str] | None = None
+        """Names of tool servers; None if their file cannot be read."""
+
+    def read(self) -> Project:
+        if not self.folder.is_dir():
+            self._note(self.given.as_posix(), "there is no such folder; name the folder that holds agents/")
+            return Project(self.folder, self.settings, (), {})
+        reading = read_settings(self.folder, environ=self.environ, overrides=self.overrides)
+        self.mistakes += reading.mistakes
+        self.settings = reading.settings
+        self.settings_broken = bool(reading.mistakes)
+        self._check_settings(reading)
+        self.roles = self._read_roles()
+        self.servers = self._read_servers()
+        cards = self._read_cards()
+        return Project(
+            folder=self.folder,
+            settings=self.settings,
+            cards=tuple(sorted(cards, key=lambda card: card.id)),
+            roles=self.roles or {},
+            scenarios=self._read_scenarios(),
+            knowledge=self._find_knowledge(reading),
+        )
+
+    def _note(self, file: str, text: str, *, line: int | None = None, key: str = "") -> None:
+        self.mistakes.append(Mistake(file, line, key, text))
+
+    def _note_in(self, document: Document, file: str, steps: Steps, text: str) -> None:
+        self.mistakes.append(Mistake(file, document.line(steps), dotted(steps), text))
+
+    # --- settings -----------------------------------------------------------------------------------------------------
+
+    def _check_settings(self, reading: SettingsReading) -> None:
+        settings, known = reading.settings, self.known
+        named = (
+            (("routing", "router"), "router", settings.routing.router, known.routers),
+            (("context", "router"), "context router", settings.context.router, known.context_routers),
+            (("refiner",), "refiner", settings.refiner, known.refiners),
+            (("memory", "embedder"), "embedder", settings.memory.embedder, known.embedders),
+            (("refiner_model",), "model", settings.refiner_model, settings.models),
+        )
+        for steps, kind, name, names in named:
+            if wrong := _unknown(kind, name, names):
+                self.mistakes.append(reading.mistake(steps, wrong))
+        for name, model in settings.models.items():
+            if wrong := self._told_of(model.model):
+                self.mistakes.append(reading.mistake(("models", name, "model"), wrong))
+
+    def _model_mistake(self, name: str) -> str | None:
+        """What is wrong with the model of a card: a name of the settings, or a model id."""
+        models = self.settings.models
+        if name in models or self.settings_broken:
+            return None
+        close = nearest(name, list(models))
+        wrong = unknown("model", name, close) if close or looks_secret(name) else None
+        if self.known.check_model is None:
+            return None if "/" in name or ":" in name else wrong
+        told = self._told_of(name)
+        return told and (wrong or told)
+
+    def _told_of(self, model: str) -> str | None:
+        """What the models layer says against this model; asked once for each."""
+        if model not in self.told:
+            self.told[model] = None
+            try:
+                if self.known.check_model is not None:
+                    self.known.check_model(model)
+            except ConfigError as error:
+                self.told[model] = unknown("model", model, ()) if looks_secret(model) else str(error)
+        return self.told[model]
+
+    def _find_knowledge(self, reading: SettingsReading) -> tuple[Path, ...]:
+        found: list[Path] = []
+        for index, name in enumerate(self.settings.memory.knowledge):
+            path = self.folder / name
+            if path.is_dir():
+                found.append(path)
+            elif path.exists():
+                wrong = f"{name} is a file; name the folder that holds it"
+                self.mistakes.append(reading.mistake(("memory", "knowledge", index), wrong))
+        return tuple(found)
+
+    # --- roles and tool servers ---------------------------------------------------------------------------------------
+
+    def _read_roles(self) -> dict[str, RolePolicy] | None:
+        built_in = {DEFAULT_ROLE: RolePolicy()}
+        path = self.folder / ROLES
+        if not path.exists():
+            return built_in
+        data = self._bytes(path, MAX_YAML_BYTES)
+        if data is None:
+            return None
+        document = read_yaml(data, ROLES)
+        if document.mistakes:
+            self.mistakes += document.mistakes
+            return None
+        roles = dict(built_in)
+        for name, value in document.values.items():
+            roles.setdefault(name, RolePolicy())
+            if not isinstance(value, dict):
+                self._note_in(document, ROLES, (name,), f"must be a group of keys, not {shown(value)}")
+                continue
+            policy, found = validated(RolePolicy, cast("dict[str, Any]", value))
+            for steps, text in [*found, *(_range_mistakes(policy) if policy else ())]:
+                self._note_in(document, ROLES, (name, *steps), text)
+            roles[name] = policy or roles[name]
+        return roles
+
+    def _read_servers(self) -> set[str] | None:
+        path = self.folder / SERVERS
+        if not path.exists():
+            return set()
+        read = self._json(path, SERVERS)
+        if read is None:
+            return None
+        servers: object = cast("dict[str, Any]", read[0]).get("mcpServers") if isinstance(read[0], dict) else None
+        if not isinstance(servers, dict):
+            self._note(SERVERS, 'must hold {"mcpServers": {"<name>": {"command": ...}}}', key="mcpServers")
+            return None
+        named = cast("dict[str, Any]", servers)
+        for name, server in named.items():
+            if not isinstance(server, dict) or not {"command", "url"} & set(cast("dict[str, Any]", server)):
+                self._note(SERVERS, "must be a group of keys with `command` or `url`", key=f"mcpServers.{name}")
+        return set(named)
+
+    # --- cards --------------------------------------------------------------------------------------------------------
+
+    def _read_cards(self) -> list[AgentCard]:
+        folder = self.folder / AGENTS
+        if not folder.is_dir():
+            other = [n for n in (SETTINGS_FILE, ROLES, SCENARIOS, SERVERS) if (self.folder / n).exists()]
+            what = "there is no such folder" if other else "this is no mesh project, for there is no such folder"
+            self._note(f"{AGENTS}/", f"{what}; {FIRST_CARD}")
+            return []
+        paths = [p for p in self._files(folder) if p.suffix == ".md" and p.name.lower() != "readme.md"]
+        if not paths:
+            self._note(f"{AGENTS}/", f"no agent is here (files that do not end in .md do not count); {FIRST_CARD}")
+        self.ids = {p.stem for p in paths}
+        first: dict[str, str] = {}
+        cards: list[AgentCard] = []
+        for path in paths:
+            file = f"{AGENTS}/{path.name}"
+            twin = first.setdefault(path.stem.lower(), file)
+            if twin != file:
+                self._note(file, f"has the same id as {twin} but for capital letters; rename one")
+            if not _ID.fullmatch(path.stem):
+                self._note(file, "its name cannot be an id; use letters, digits, '_', '.' and '-', at most 64")
+            elif card := self._read_card(path, file):
+                cards.append(card)
+        return cards
+
+    def _read_card(self, path: Path, file: str) -> AgentCard | None:
+        data = self._bytes(path, MAX_CARD_BYTES)
+        if data is None:
+            return None
+        document = split_front_matter(data, file)
+        if document.mistakes:
+            self.mistakes += document.mistakes
+            return None
+        values = dict(document.values)
+        for key, text in (("id", "the id is the file's name"), ("instructions", "instructions are the text below")):
+            if key in values:
+                del values[key]
+                self._note_in(document, file, (key,), f"{text}; take this key out")
+        if isinstance(values.get("output_schema"), str):
+            values["output_schema"] = self._schema_file(values["output_schema"], document, file)
+        self._check_schema(values.get("output_schema"), document, file)
+        card, found = validated(AgentCard, {**values, "id": path.stem, "instructions": document.body})
+        for steps, text in found:
+            if text.startswith("unknown key") and len(steps) == 1:
+                text = f"unknown key{suggest(str(steps[0]), CARD_KEYS)}"
+            self._note_in(document, file, steps, text)
+        if card and not card.description.strip():
+            self._note_in(document, file, ("description",), "is empty; say in a sentence what the agent answers")
+        self._check_card_names(values, document, file)
+        return card
+
+    def _check_card_names(self, values: Mapping[str, Any], document: Document, file: str) -> None:
+        """Names in a card that may be broken otherwise, so that one reading shows all its mistakes."""
+        for steps, value in _at(values, ("role",)):
+            if self.roles is not None and value not in self.roles:
+                self._note_in(document, file, steps, unknown("role", value, self.roles))
+        for steps, value in (*_at(values, ("model",)), *_at(values, ("variants", None, "model"))):
+            if wrong := self._model_mistake(value):
+                self._note_in(document, file, steps, wrong)
+        for steps, value in (*_at(values, ("tools", None)), *_at(values, ("tool",))):
+            server = value.partition(".")[0]
+            if self.servers is not None and server not in self.servers:
+                none = "" if self.servers else f"; {SERVERS} names none"
+                self._note_in(document, file, steps, unknown("tool server", server, self.servers) + none)
+
+    def _schema_file(self, name: str, document: Document, file: str) -> object:
+        """The JSON schema in a file of the project; None after a mistake."""
+        path = (self.folder / name).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            self._note_in(
+                document, file, ("output_schema",), f"{shown(name)} lies outside of the project; move it inside"
+            )
+        elif not path.is_file():
+            self._note_in(document, file, ("output_schema",), f"there is no file {shown(name)} in the project")
+        elif (read := self._json(path, name)) is not None:
+            return read[0]
+        return None
+
+    def _check_schema(self, schema: object, document: Document, file: str) -> None:
+        if schema is None:
+            return
+        kind: object = cast("dict[str, Any]", schema).get("type") if isinstance(schema, dict) else None
+        if kind is None:
+            self._note_in(document, file, ("output_schema",), "is no JSON schema; it needs a `type`, such as `object`")
+        elif isinstance(kind, str) and kind not in JSON_TYPES:
+            wrong = unknown("JSON type", kind, JSON_TYPES)
+            self._note_in(document, file, ("output_schema", "type"), wrong)
+
+    # --- scenarios ----------------------------------------------------------------------------------------------------
+
+    def _read_scenarios(self) -> dict[str, Scenario]:
+        folder = self.folder / SCENARIOS
+        scenarios: dict[str, Scenario] = {}
+        for path in self._files(folder) if folder.is_dir() else ():
+            file = f"{SCENARIOS}/{path.name}"
+            if path.suffix not in (".yaml", ".yml") or (data := self._bytes(path, MAX_YAML_BYTES)) is None:
+                continue
+            document = read_yaml(data, file)
+            self.mistakes += document.mistakes
+            if document.mistakes:
+                continue
+            if not document.values:
+                self._note(file, "the file is empty; write `tasks:` with a list of `ask: ...`, or remove it", line=1)
+                continue
+            form, found = validated(ScenarioFile, document.values)
+            if form is None:
+                for steps, text in found:
+                    self._note_in(document, file, steps, text)
+                continue
+            scenario = scenario_from(form, file, path.stem)
+            for steps, text in self._scenario_mistakes(form, scenario):
+                self._note_in(document, file, steps, text)
+            if twin := scenarios.get(scenario.name):
+                self._note_in(document, file, ("name",), f"{twin.file} is called {scenario.name!r} too; rename one")
+            scenarios[scenario.name] = scenario
+        return scenarios
+
+    def _scenario_mistakes(self, form: ScenarioFile, scenario: Scenario) -> Iterator[tuple[Steps, str]]:
+        if not form.agents:
+            yield ("agents",), 'names no agent; list ids, or write "*" for all'
+        takes_part = self.ids if "*" in form.agents else self.ids & set(form.agents)
+        for index, agent in enumerate(form.agents):
+            yield from self._agent_mistakes(agent, self.ids, ("agents", index))
+        if form.router and (wrong := _unknown("router", form.router, self.known.routers)):
+            yield ("router",), wrong
+        if form.graph is not None:
+            yield from self._graph_mistakes(form.graph, ("graph",), takes_part)
+            yield from _shape_mistakes(form.graph, scenario)
+        seen: dict[str, int] = {}
+        for index, task in enumerate(scenario.tasks):
+            if (first := seen.setdefault(task.id, index)) != index:
+                yield ("tasks", index, "id"), f"tasks[{first}] has the id {task.id!r} too; rename one"
+            if not task.ask.strip():
+                yield ("tasks", index, "ask"), "is empty; write what the user says"
+            for n, agent in enumerate(task.expect.agents if task.expect else ()):
+                yield from self._agent_mistakes(agent, takes_part, ("tasks", index, "expect", "agents", n))
+
+    def _agent_mistakes(self, agent: str, takes_part: Collection[str], steps: Steps) -> Iterator[tuple[Steps, str]]:
+        if agent == "*" or agent in takes_part:
+            return
+        if agent in self.ids:
+            yield steps, f"the agent {agent!r} is not among the scenario's `agents`; add it there"
+        else:
+            yield steps, unknown("agent", agent, self.ids)
+
+    def _graph_mistakes(
+        self, graph: GraphFile, steps: Steps, takes_part: Collection[str]
+    ) -> Iterator[tuple[Steps, str]]:
+        """Names and misplaced keys in the file's own form, where each has its line."""
+        for index, stage in enumerate(graph.stages):
+            here = (*steps, "stages", index)
+            for key, text in stage.misplaced_keys():
+                yield (*here, key), text
+            named: list[tuple[Steps, str]] = [(("agent",), stage.agent)] if stage.agent else []
+            named += [((key, n), a) for key in ("agents", "pool") for n, a in enumerate(getattr(stage, key) or ())]
+            named += [(("layers", i, n), a) for i, layer in enumerate(stage.layers or ()) for n, a in enumerate(layer)]
+            for below, agent in named:
+                yield from self._agent_mistakes(agent, takes_part, (*here, *below))
+            if stage.router and (wrong := _unknown("router", stage.router, self.known.routers)):
+                yield (*here, "router"), wrong
+            if stage.graph is not None:
+                yield from self._graph_mistakes(stage.graph, (*here, "graph"), takes_part)
+        conditions: list[tuple[Steps, str]] = [
+            ((*steps, "loops", n, "while"), loop.while_) for n, loop in enumerate(graph.loops)
+        ]
+        conditions += [((*steps, "edges", n, "when"), edge.when) for n, edge in enumerate(graph.edges) if edge.when]
+        for here, name in conditions:
+            if wrong := _unknown("condition", name, self.known.conditions):
+                yield here, wrong
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _files(self, folder: Path) -> list[Path]:
+        """What is no folder and not hidden, by name."""
+        try:
+            return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
+        except OSError as error:
+            self._note(f"{folder.relative_to(self.folder).as_posix()}/", _unreadable(error))
+            return []
+
+    def _bytes(self, path: Path, most_bytes: int) -> bytes | None:
+        """At most one byte more than is allowed, which `decode` then refuses; None after a mistake."""
+        try:
+            with path.open("rb") as file:
+                return file.read(most_bytes + 1)
+        except OSError as error:
+            self._note(path.relative_to(self.folder).as_posix(), _unreadable(error))
+            return None
+
+    def _json(self, path: Path, file: str) -> tuple[Any] | None:
+        """What a JSON file holds, in a tuple since that may be null; None after a mistake."""
+        data = self._bytes(path, MAX_YAML_BYTES)
+        if data is None:
+            return None
+        text = decode(data, file)
+        if isinstance(text, Mistake):
+            self.mistakes.append(text)
+            return None
+        try:
+            return (json.loads(text),)
+        except json.JSONDecodeError as error:
+            self._note(file, f"is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]}", line=error.lineno)
+        except RecursionError:
+            self._note(file, "is nested too deeply; make it flatter")
+        return None
+
+
+def _unknown(kind: str, name: str, names: Collection[str] | None) -> str | None:
+    if names is None or name in names or ":" in name:
+        return None
+    return unknown(kind, name, names)
+
+
+def _range_mistakes(policy: RolePolicy) -> Iterator[tuple[Steps, str]]:
+    """Numbers of a role that no agent could work with."""
+    for stage, tokens in policy.budget_tokens.items():
+        if tokens < 1:
+            yield ("budget_tokens", stage), f"must be 1 or more, not {tokens}"
+    for name, weights in (("kinds", policy.kinds), ("stage_priority", policy.stage_priority)):
+        for key, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                yield (name, str(key)), f"must be 0 or more, not {weight:g}"
+    for part, tokens in policy.reserve_tokens.items():
+        if tokens < 0:
+            yield ("reserve_tokens", part), f"must be 0 or more, not {tokens}"
+    least = min((*policy.budget_tokens.values(), policy.budget_for("base")))
+    if (reserved := sum(policy.reserve_tokens.values())) >= least > 0:
+        yield ("reserve_tokens",), f"reserves {reserved} of a budget of {least} tokens; leave room for memory"
+
+
+def _shape_mistakes(form: GraphFile, scenario: Scenario) -> Iterator[tuple[Steps, str]]:
+    """What the graph's own check finds, each at the loop or the first stage that its sentence names."""
+    positions: dict[str, Steps] = {stage.name: ("graph", "stages", n) for n, stage in enumerate(form.stages)}
+    loops: dict[str, Steps] = {f"{x.after!r} -> {x.back_to!r}": ("graph", "loops", n) for n, x in enumerate(form.loops)}
+    try:
+        scenario.to_graph_spec().check()
+    except GraphError as error:
+        for text in error.mistakes:
+            places = [steps for loop, steps in loops.items() if f"loop {loop} " in text]
+            places += [positions[name] for name in re.findall(r"'([^']+)'", text) if name in positions]
+            yield (places[0] if places else ("graph",)), text
+
+
+def _at(value: object, pattern: tuple[str | None, ...], steps: Steps = ()) -> Iterator[tuple[Steps, str]]:
+    """The texts at a path in which None stands for any key or index; anything else there is passed over."""
+    if not pattern:
+        if isinstance(value, str):
+            yield steps, value
+        return
+    step, rest = pattern[0], pattern[1:]
+    if isinstance(value, dict):
+        for key, inner in cast("dict[str, object]", value).items():
+            if step is None or key == step:
+                yield from _at(inner, rest, (*steps, key))
+    elif isinstance(value, list) and step is None:
+        for index, inner in enumerate(cast("list[object]", value)):
+            yield from _at(inner, rest, (*steps, index))
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read: {(error.strerror or type(error).__name__).lower()}"

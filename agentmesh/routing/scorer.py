@@ -1,0 +1,296 @@
+"""What a set of cards says about a text: evidence for each agent, from everything a card offers.
+
+One linear head over all texts of all cards (kernel ridge), beside nearness to the examples, the description, the
+instructions and what a card is not for. Cards with many examples are led by the head, cards with few by nearness, cards
+with none by their descriptions: all are rows of one table, so the passage is smooth. Numbers only; decides nothing.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentmesh.routing.features import TextSpace
+from agentmesh.text import content_words, sentences
+from agentmesh.types import AgentCard
+
+__all__ = ["NONE_SIGNALS", "SIGNALS", "CardScorer", "HeldOut", "Kind", "Row", "Signals", "background_rows", "card_rows"]
+
+Floats = NDArray[np.float32]
+Places = NDArray[np.int64]
+
+SIGNALS = ("head", "near", "mean", "description", "instructions", "not_for")
+"""Evidence for an agent, in order: the linear head, about -1 to 1; the nearest example or piece of the description;
+the mean over the examples; the nearest piece of the description, the nearest sentence of the instructions; by how much
+the nearest `not_for` is nearer than `near`. Similarities, at most 1."""
+NONE_SIGNALS = ("one", "near", "coverage", "head", "background")
+"""Evidence for no agent: 1, the best `near`, the share of content words that a card knows, the best `head`, the nearest
+background utterance."""
+
+
+class Kind(IntEnum):
+    """Where a row of the table comes from."""
+
+    EXAMPLE = 0
+    DESCRIPTION = 1
+    INSTRUCTION = 2
+    NOT_FOR = 3
+    BACKGROUND = 4
+
+
+TRUST = {Kind.EXAMPLE: 1.0, Kind.DESCRIPTION: 0.5, Kind.INSTRUCTION: 0.1, Kind.NOT_FOR: 0.5, Kind.BACKGROUND: 0.5}
+"""How far the head follows a row of each kind. Our choice."""
+RIDGE = 0.3
+"""Ridge of the head, for a row with trust 1. The best of 0.1, 0.3 and 1.0 on the public rows."""
+BACKGROUND_NEAR = 0.4
+"""A background utterance that comes this near to a card is that card's business and left out."""
+EXACT_ROWS = 4_000
+"""Up to this many rows the head is solved exactly and every example is scored as if left out; above, by conjugate
+gradients, with `HELD_OUT_ROWS` examples held out for the calibration. Bounds memory (100 MB) and time (some seconds)."""
+HELD_OUT_ROWS = 1_500
+GRADIENT_STEPS = 60
+GRADIENT_TOLERANCE = 1e-4
+SAME_TEXT = 0.999
+"""Two rows this similar are the same text: neither is evidence about the other when one is left out."""
+INSTRUCTION_SENTENCES = 60
+"""Sentences of one card's instructions that are looked at."""
+
+_CLAUSE = re.compile(r"[.;:,()]\s+|\s[-–—]\s|\.$")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text of the table."""
+
+    text: str
+    agent: int
+    """Position of the card; -1 for background."""
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Evidence about m texts."""
+
+    agents: Floats
+    """Shape (m, c, len(SIGNALS))."""
+    none: Floats
+    """Shape (m, len(NONE_SIGNALS))."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Evidence about the cards' own examples and the background, each as if it had not been seen."""
+
+    signals: Signals
+    labels: Places
+    """Position of the right card; the number of cards for none."""
+
+
+def card_rows(cards: Sequence[AgentCard]) -> list[Row]:
+    """The texts of cards, by kind and then by card."""
+    rows: list[Row] = []
+    for place, card in enumerate(cards):
+        rows.extend(Row(text, place, Kind.EXAMPLE) for text in dict.fromkeys(card.examples) if text.strip())
+    for place, card in enumerate(cards):
+        clauses = [clause.strip() for clause in _CLAUSE.split(card.description)]
+        pieces = [card.description, *(c for c in clauses if len(c) > 2), card.name]
+        rows.extend(Row(text, place, Kind.DESCRIPTION) for text in dict.fromkeys(pieces) if text)
+    for place, card in enumerate(cards):
+        said = sentences(card.instructions)[:INSTRUCTION_SENTENCES]
+        rows.extend(Row(text, place, Kind.INSTRUCTION) for text in dict.fromkeys(said))
+    for place, card in enumerate(cards):
+        rows.extend(Row(text, place, Kind.NOT_FOR) for text in dict.fromkeys(card.not_for) if text.strip())
+    return rows
+
+
+@cache
+def background_rows() -> tuple[Row, ...]:
+    """Utterances that hardly any mesh is for."""
+    text = (files("agentmesh.routing") / "background.txt").read_text(encoding="utf-8")
+    lines = (line.strip() for line in text.splitlines())
+    return tuple(Row(line, -1, Kind.BACKGROUND) for line in lines if line and not line.startswith("#"))
+
+
+class CardScorer:
+    """Evidence for the agents of one set of cards. Fitted when made; never changes afterwards.
+
+    Args:
+        count: How many cards there are.
+        rows: `card_rows(cards)` followed by `background_rows()`.
+        vectors: Dense vectors of the rows, shape (len(rows), d); d may be 0.
+    """
+
+    def __init__(self, count: int, rows: Sequence[Row], vectors: Floats) -> None:
+        self.count = count
+        space = TextSpace([row.text for row in rows], vectors)
+        foreign = _without_own_business(space, rows)
+        if len(foreign) < len(rows):
+            rows = [rows[i] for i in foreign]
+            space = TextSpace([row.text for row in rows], vectors[foreign])
+        self.space = space
+        self._rows = rows
+        self._agent = np.array([row.agent for row in rows], np.int64)
+        self._kind = np.array([row.kind for row in rows], np.int64)
+        self._segments = {kind: self._segment(kind) for kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION, Kind.NOT_FOR)}
+        self._known = Counter(
+            word for row in rows if row.kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION) for word in set(content_words(row.text))
+        )
+        self._head, self.held_out = self._fit()
+
+    def signals(self, texts: Sequence[str], vectors: Floats) -> Signals:
+        """Evidence about new texts; `vectors` as for the rows."""
+        near = self.space.similarity(texts, vectors)
+        coverage = np.array([self._coverage(text) for text in texts], np.float32)
+        return self._signals(near, near @ self._head, coverage)
+
+    # --- the head -----------------------------------------------------------------------------------------------------
+
+    def _fit(self) -> tuple[Floats, HeldOut]:
+        """Coefficients of the rows, shape (n, c), and the evidence about examples that the coefficients did not see."""
+        targets = self._targets()
+        ridge = np.array([RIDGE / TRUST[row.kind] for row in self._rows], np.float32)
+        examples = np.flatnonzero(self._kind == Kind.EXAMPLE)
+        background = np.flatnonzero(self._kind == Kind.BACKGROUND)
+        everything = np.arange(len(self._rows))
+        if len(everything) <= EXACT_ROWS:
+            near = self.space.similarity_of_rows()
+            self._impute(targets, near, ridge)
+            inverse = np.linalg.inv(near + np.diag(ridge)).astype(np.float32)
+            head = inverse @ targets
+            chosen = np.concatenate([examples, background])
+            # The residual of a row that is left out of a ridge fit, without fitting again.
+            unseen = targets[chosen] - head[chosen] / np.diag(inverse)[chosen, None]
+            near = near[chosen]
+        else:
+            draw = np.random.default_rng(0).permutation(examples)[:HELD_OUT_ROWS]
+            chosen = np.concatenate([np.sort(draw), background])
+            first = self._solve(np.setdiff1d(everything, chosen), targets, ridge, np.zeros_like(targets))
+            near = self.space.similarity_of_rows(chosen)
+            unseen = near @ first
+            head = self._solve(everything, targets, ridge, first)
+        return head, self._hold_out(chosen, near, unseen)
+
+    def _targets(self) -> Floats:
+        """1 for a row's own agent and -1 for the others; a `not_for` says -1 about its own and nothing about others."""
+        targets = np.full((len(self._rows), self.count), -1.0, np.float32)
+        own = np.flatnonzero(self._agent >= 0)
+        targets[own, self._agent[own]] = np.where(self._kind[own] == Kind.NOT_FOR, -1.0, 1.0)
+        return targets
+
+    def _impute(self, targets: Floats, near: Floats, ridge: Floats) -> None:
+        """Let what a `not_for` says about other agents be what the head thinks without it, so that it changes nothing."""
+        denied = np.flatnonzero(self._kind == Kind.NOT_FOR)
+        if not len(denied):
+            return
+        rest = np.flatnonzero(self._kind != Kind.NOT_FOR)
+        head = np.linalg.solve(near[np.ix_(rest, rest)] + np.diag(ridge[rest]), targets[rest])
+        targets[denied] = near[np.ix_(denied, rest)] @ head
+        targets[denied, self._agent[denied]] = -1.0
+
+    def _solve(self, kept: Places, targets: Floats, ridge: Floats, start: Floats) -> Floats:
+        """Coefficients from the kept rows alone, by conjugate gradients from `start`; 0 for the others."""
+        product = self.space.gram_product(kept)
+        penalty = ridge[kept, None]
+        found = start[kept].copy()
+        residual = targets[kept] - product(found) - penalty * found
+        direction, size = residual.copy(), (residual**2).sum(axis=0)
+        goal = GRADIENT_TOLERANCE * (targets[kept] ** 2).sum(axis=0)
+        for _ in range(GRADIENT_STEPS):
+            if np.all(size <= goal):
+                break
+            moved = product(direction) + penalty * direction
+            length = size / np.maximum((direction * moved).sum(axis=0), 1e-12)
+            found += length * direction
+            residual -= length * moved
+            size, before = (residual**2).sum(axis=0), size
+            direction = residual + direction * (size / np.maximum(before, 1e-12))
+        coefficients = np.zeros_like(targets)
+        coefficients[kept] = found
+        return coefficients
+
+    def _hold_out(self, chosen: Places, near: Floats, head: Floats) -> HeldOut:
+        """Evidence about rows of the table without themselves."""
+        near = near.copy()
+        own = self._agent[chosen]
+        examples = own >= 0
+        before = self._mean(near)
+        near[np.arange(len(chosen)), chosen] = -1.0
+        near[near > SAME_TEXT] = -1.0
+        coverage = np.array([self._coverage(self._rows[i].text, seen=int(own[k] >= 0)) for k, i in enumerate(chosen)])
+        signals = self._signals(near, head, coverage.astype(np.float32))
+        counts = np.bincount(self._agent[self._kind == Kind.EXAMPLE], minlength=self.count)[own[examples]]
+        mean = signals.agents[:, :, SIGNALS.index("mean")]
+        mean[:] = before
+        mean[examples, own[examples]] = (before[examples, own[examples]] * counts - 1.0) / np.maximum(1, counts - 1)
+        return HeldOut(signals, np.where(examples, own, self.count))
+
+    # --- evidence -----------------------------------------------------------------------------------------------------
+
+    def _signals(self, near: Floats, head: Floats, coverage: Floats) -> Signals:
+        """Evidence from the similarity to every row and the head's answers."""
+        description = self._best(near, Kind.DESCRIPTION)
+        nearest = np.maximum(self._best(near, Kind.EXAMPLE), description)
+        denied = np.maximum(0.0, self._best(near, Kind.NOT_FOR) - nearest)
+        agents = np.stack(
+            [head, nearest, self._mean(near), description, self._best(near, Kind.INSTRUCTION), denied], axis=2
+        )
+        background = near[:, self._kind == Kind.BACKGROUND]
+        none = np.stack(
+            [
+                np.ones(len(near), np.float32),
+                nearest.max(axis=1),
+                coverage,
+                head.max(axis=1),
+                background.max(axis=1) if background.shape[1] else np.zeros(len(near), np.float32),
+            ],
+            axis=1,
+        )
+        return Signals(agents.astype(np.float32), none.astype(np.float32))
+
+    def _segment(self, kind: Kind) -> tuple[slice, Places, Places, Places] | None:
+        """Where the rows of a kind stand, where each agent's begin, whose they are and how many."""
+        places = np.flatnonzero(self._kind == kind)
+        if not len(places):
+            return None
+        owners = self._agent[places]
+        starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+        return slice(places[0], places[-1] + 1), starts, owners[starts], np.diff(np.append(starts, len(places)))
+
+    def _best(self, near: Floats, kind: Kind) -> Floats:
+        """The best similarity to an agent's rows of one kind, shape (m, c); 0 for an agent without any."""
+        best = np.zeros((len(near), self.count), np.float32)
+        if (segment := self._segments[kind]) is not None:
+            where, starts, owners, _ = segment
+            best[:, owners] = np.maximum.reduceat(near[:, where], starts, axis=1)
+        return best
+
+    def _mean(self, near: Floats) -> Floats:
+        """The mean similarity to an agent's examples, shape (m, c); 0 for an agent without any."""
+        mean = np.zeros((len(near), self.count), np.float32)
+        if (segment := self._segments[Kind.EXAMPLE]) is not None:
+            where, starts, owners, counts = segment
+            mean[:, owners] = np.add.reduceat(near[:, where], starts, axis=1) / counts
+        return mean
+
+    def _coverage(self, text: str, *, seen: int = 0) -> float:
+        """Share of the content words that more than `seen` texts of the cards hold; 1 for a text without content words."""
+        found = set(content_words(text))
+        return sum(self._known[word] > seen for word in found) / len(found) if found else 1.0
+
+
+def _without_own_business(space: TextSpace, rows: Sequence[Row]) -> list[int]:
+    """All rows but the background utterances that come near to a card."""
+    background = np.array([i for i, row in enumerate(rows) if row.kind == Kind.BACKGROUND], np.int64)
+    offered = np.array([row.kind in (Kind.EXAMPLE, Kind.DESCRIPTION) for row in rows])
+    if not len(background) or not offered.any():
+        return list(range(len(rows)))
+    near = space.similarity_of_rows(background)[:, offered].max(axis=1)
+    dropped = set(background[near >= BACKGROUND_NEAR].tolist())
+    return [i for i in range(len(rows)) if i not in dropped]

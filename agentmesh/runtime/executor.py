@@ -1,0 +1,60 @@
+"""Runs agent calls in this process: bounded, in time, journalled."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from agentmesh.run import Journal
+from agentmesh.types import AgentCall, AgentReply, ReplyStatus
+
+__all__ = ["LocalExecutor"]
+
+
+class LocalExecutor:
+    """An `Executor` over asyncio.
+
+    A finished call is read from the journal instead of being run again. Only a reply that says something is kept
+    there: one that failed is tried anew when its run is resumed.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[AgentCall], Awaitable[AgentReply]],
+        *,
+        journal: Journal,
+        gate: asyncio.Semaphore,
+        on_replay: Callable[[AgentCall, AgentReply], Awaitable[None]] | None = None,
+    ) -> None:
+        self._run, self._journal, self._gate, self._on_replay = run, journal, gate, on_replay
+
+    async def submit(self, call: AgentCall, id: str, deadline: float) -> AgentReply:
+        entry = await self._journal.lookup(id)
+        if entry is not None and entry.finished and entry.result is not None:
+            reply = AgentReply.model_validate(entry.result)
+            if self._on_replay is not None:
+                await self._on_replay(call, reply)
+            return reply
+        async with self._gate:
+            try:
+                async with asyncio.timeout(deadline):
+                    reply = await self._run(call)
+            except TimeoutError:
+                text = f"it did not answer within {deadline:.1f} s; raise `limits.timeout_s` of its card"
+                reply = failed_reply(call, ReplyStatus.TIMED_OUT, text)
+        if reply.ok:
+            await self._journal.finish(id, "agent", reply.model_dump(mode="json"))
+        return reply
+
+
+def failed_reply(call: AgentCall, status: ReplyStatus, error: str) -> AgentReply:
+    """A reply that says why there is none."""
+    return AgentReply(
+        call_id=call.id,
+        agent=call.agent,
+        status=status,
+        part=call.part,
+        weight=call.weight,
+        order=call.order,
+        stage=call.stage,
+        round=call.round,
+        error=error,
+    )

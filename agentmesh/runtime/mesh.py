@@ -1,0 +1,573 @@
+"""The mesh: ask it, stream it, resume it.
+
+A mesh is cheap to make; databases, memory and models are opened with its first use and belong to the event loop of
+that use.
+"""
+
+import asyncio
+import random
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar, cast
+
+import aiosqlite
+from langchain_core.runnables import RunnableConfig
+
+from agentmesh import __version__
+from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
+from agentmesh.graphs import GraphSpec, default_graph
+from agentmesh.memory.base import MemoryStore
+from agentmesh.memory.writer import drafts_from_turn
+from agentmesh.run import Emitter, Journal, Limits, Meter, RunContext, SystemClock
+from agentmesh.runtime.conditions import CONDITIONS, Condition
+from agentmesh.runtime.executor import LocalExecutor
+from agentmesh.runtime.graph import AgentGraph
+from agentmesh.runtime.nodes import Parts, RunScope, drafts_of, remember, run_call
+from agentmesh.runtime.state import RunState, view_of
+from agentmesh.runtime.threads import Threads
+from agentmesh.runtime.wiring import state_graph
+from agentmesh.trace.base import TraceSink
+from agentmesh.trace.events import (
+    Event,
+    MemoryFlushed,
+    ModelCalled,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+)
+from agentmesh.trace.sinks import QueueSink
+from agentmesh.types import (
+    AgentCall,
+    AgentCard,
+    AgentReply,
+    Answer,
+    AnswerStatus,
+    Message,
+    StopReason,
+    Task,
+    Usage,
+    total_usage,
+)
+
+__all__ = ["Mesh", "Services"]
+
+T = TypeVar("T")
+
+LOOSE_SCOPES = 256
+"""Scopes kept for runs of compiled graphs that somebody invokes on their own."""
+MAX_NAME_CHARS = 200
+"""Characters of a tenant, user or thread name."""
+
+
+class Runs(Protocol):
+    """What resuming needs to know of earlier runs."""
+
+    async def history(self, run_id: str) -> Sequence[Event]:
+        """The recorded events; `InputError` for a run that is not known."""
+        ...
+
+    async def old_runs(self, keep: int) -> Sequence[str]:
+        """Finished runs beyond the newest `keep`."""
+        ...
+
+
+@dataclass
+class Services:
+    """What a mesh holds open while it is in use. Made by `assembly`."""
+
+    parts: Parts
+    store: MemoryStore
+    sink: TraceSink
+    threads: Threads
+    checkpointer: Any
+    journal: Callable[[str, bool], Awaitable[Journal]]
+    """Journal of a run; the flag says that the run is new."""
+    runs: Runs | None = None
+    """None: nothing is kept, so nothing can be resumed."""
+    keep_checkpoints: bool = False
+    """Whether the checkpoints of a finished run stay."""
+    prepare: Callable[[str], Awaitable[None]] | None = None
+    """Makes a tenant's memory ready: called before each of its runs, quick after the first."""
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list[Callable[[], Awaitable[None]]])
+    """Called last to first when the mesh closes."""
+
+
+class Mesh:
+    """Many agents, one question.
+
+    Made by `load_mesh` or `build_mesh`. Use it as `async with mesh:` or call `aclose()`; a script without an event
+    loop uses
+    `ask_sync` and `close`.
+    """
+
+    def __init__(
+        self,
+        *,
+        cards: Sequence[AgentCard],
+        open_services: Callable[[], Awaitable[Services]],
+        limits: Limits | None = None,
+        graphs: Mapping[str, AgentGraph | GraphSpec] | None = None,
+        keep_prompts: bool = False,
+    ) -> None:
+        self.cards = {card.id: card for card in cards}
+        self.limits = limits or Limits()
+        self.graphs: dict[str, AgentGraph | GraphSpec] = dict(graphs or {})
+        self.clock = SystemClock()
+        self._keep_prompts = keep_prompts
+        self._open_services = open_services
+        self._services: Services | None = None
+        self._opening = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._compiled: dict[int, tuple[Any, Any]] = {}
+        self._active: set[str] = set()
+        self._loose: OrderedDict[str, RunScope] = OrderedDict()
+        self._flushing: asyncio.Task[None] | None = None
+        self._own_loop: _LoopThread | None = None
+        self.last_flush_ms: float | None = None
+        """Milliseconds that the last batch write to the memory store took."""
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Ids of the agents."""
+        return tuple(self.cards)
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        text: str,
+        *,
+        graph: AgentGraph | GraphSpec | str | None = None,
+        thread: str | None = None,
+        tenant: str = "default",
+        user: str | None = None,
+        history: Sequence[Message] = (),
+        limits: Limits | None = None,
+        router: str | None = None,
+        run_id: str | None = None,
+        sinks: Sequence[TraceSink] = (),
+        stream: bool = False,
+    ) -> Answer:
+        """Ask the mesh and wait for the answer.
+
+        Args:
+            text: The question.
+            graph: What runs; a name of `graphs`; None: route -> answer -> refine.
+            thread: A conversation: its earlier turns are the task's history, and this one is added to it.
+            tenant: Whose data this is.
+            user: On whose behalf.
+            history: Earlier turns, where the caller keeps them itself; they come before those of the thread.
+            limits: Budgets of this run; None: the mesh's own.
+            router: Overrides every router of the graph.
+            run_id: Name of the run; None: a new one.
+            sinks: Further takers of the run's events.
+            stream: Whether models stream, so that `tokens_streamed` events come.
+
+        Returns:
+            The answer; its status says whether it is whole, partial, a question back, or out of scope. A failure
+            inside the run is a status, too.
+
+        Raises:
+            InputError: If the question, the tenant or the thread cannot be taken. Nothing was run.
+            ConfigError: If the graph or the router cannot be used.
+            StoreError: If the run's state cannot be kept.
+        """
+        self._check_input(text, tenant=tenant, user=user, thread=thread, limits=limits)
+        services = await self._open()
+        if router is not None:
+            services.parts.router(router)
+        compiled, name = self._compile(graph, services)
+        if services.prepare is not None:
+            await services.prepare(tenant)
+        earlier = await services.threads.history(tenant, thread) if thread else ()
+        task = Task(text=text, history=(*history, *earlier), tenant=tenant, user=user, thread=thread)
+        run_id = run_id or new_run_id()
+        if run_id in self._active:
+            raise InputError(f"run {run_id!r} is at work already; leave `run_id` out to start another")
+        journal = await services.journal(run_id, True)
+        scope = self._scope(
+            services, task, run_id, journal, limits=limits, router=router, sinks=sinks, stream=stream
+        )  # fmt: skip
+        scope.ctx.emit(RunStarted(task=task, graph=name, agents=self.agents, version=__version__))
+        return await self._drive(compiled, {"run_id": run_id, "task": task}, scope, task, services)
+
+    async def stream(self, text: str, **options: Any) -> AsyncIterator[Event]:
+        """Ask the mesh and get the run's events as they come; the last one is `run_finished` with the answer.
+
+        Takes what `ask` takes. Leaving the iterator early cancels the run; one that failed raises as `ask` does.
+        """
+        queue = QueueSink()
+        sinks = (*options.pop("sinks", ()), queue)
+        run = asyncio.ensure_future(self.ask(text, sinks=sinks, stream=options.pop("stream", True), **options))
+        run.add_done_callback(lambda _: queue.close())
+        try:
+            async for event in queue:
+                yield event
+            await run
+        finally:
+            if not run.done():
+                run.cancel()
+                await asyncio.gather(run, return_exceptions=True)
+
+    def ask_sync(self, text: str, **options: Any) -> Answer:
+        """`ask`, for code without an event loop. Takes what `ask` takes."""
+        return self.run_sync(self.ask(text, **options))
+
+    def run_sync(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of this mesh on the mesh's own background loop and wait for it."""
+        if self._own_loop is None:
+            self._own_loop = _LoopThread()
+        return self._own_loop.run(work)
+
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        graph: AgentGraph | GraphSpec | str | None = None,
+        limits: Limits | None = None,
+        sinks: Sequence[TraceSink] = (),
+    ) -> Answer:
+        """Go on with a run that was killed or cancelled; calls that had finished are not repeated.
+
+        Args:
+            run_id: The run.
+            graph: The graph it ran on, if that is neither the default one nor one of `graphs`.
+            limits: Budgets; what the run used before counts.
+            sinks: Further takers of the run's events.
+
+        Raises:
+            InputError: If the run is not known, has finished, or is at work in this process.
+        """
+        services = await self._open()
+        if services.runs is None:
+            raise InputError(
+                "nothing can be resumed: this mesh keeps no state; set `durable = true` and give it a folder"
+            )
+        events = await services.runs.history(run_id)
+        started = next((e for e in events if isinstance(e, RunStarted)), None)
+        if started is None:
+            raise InputError(f"run {run_id!r} has no start in its trace; it cannot be resumed")
+        run_id = started.run_id
+        if any(isinstance(e, RunFinished) for e in events):
+            raise InputError(f"run {run_id!r} has finished; see it with `agentmesh trace show {run_id}`")
+        if run_id in self._active:
+            raise InputError(f"run {run_id!r} is at work in this process")
+        if services.prepare is not None:
+            await services.prepare(started.task.tenant)
+        compiled, _ = self._compile(graph or (None if started.graph == "default" else started.graph), services)
+        spent = total_usage(e.usage for e in events if isinstance(e, ModelCalled) and not e.replayed)
+        journal = await services.journal(run_id, False)
+        first = max(e.seq for e in events) + 1
+        scope = self._scope(
+            services, started.task, run_id, journal, limits=limits, sinks=sinks, spent=spent, first=first
+        )
+        config = _config(run_id)
+        snapshot = await compiled.aget_state(config)
+        state = cast("RunState", snapshot.values)
+        scope.ctx.emit(RunResumed(finished_calls=len(state.get("replies", {})) if state else 0))
+        if not state:
+            entry: Any = {"run_id": run_id, "task": started.task}
+        else:
+            entry = None if snapshot.next else state
+            for reply in state.get("replies", {}).values():
+                await self._recall(reply, scope)
+        return await self._drive(
+            compiled, entry, scope, started.task, services, ended=bool(state) and not snapshot.next
+        )
+
+    # --- the life of a mesh -------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def flush(self) -> float:
+        """Write memory that is only in the working set to disk; milliseconds that took."""
+        services = await self._open()
+        started = time.perf_counter()
+        await services.store.flush()
+        self.last_flush_ms = (time.perf_counter() - started) * 1000
+        return self.last_flush_ms
+
+    async def settle(self) -> None:
+        """Wait for the batch write that the last answer left behind, if one is at work."""
+        if self._flushing is not None:
+            await asyncio.gather(self._flushing, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Finish background writes and free everything. May be called twice."""
+        await self.settle()
+        services, self._services = self._services, None
+        if services is not None:
+            for close in reversed(services.closers):
+                await close()
+        self._compiled.clear()
+        self._loose.clear()
+        self._loop = None
+
+    def close(self) -> None:
+        """`aclose`, for code that uses `ask_sync`."""
+        if self._own_loop is not None:
+            self._own_loop.run(self.aclose())
+            self._own_loop.stop()
+            self._own_loop = None
+
+    async def scope_of(self, state: RunState, config: RunnableConfig, given: RunScope | None) -> RunScope:
+        """The scope of a run; makes one where somebody invokes a compiled graph on their own."""
+        if given is not None:
+            return given
+        services = await self._open()
+        configurable = cast("dict[str, Any]", config.get("configurable", {}))
+        key = state.get("run_id") or str(configurable.get("thread_id") or configurable.get("checkpoint_ns") or "loose")
+        scope = self._loose.get(key)
+        if scope is None:
+            task = state["task"]
+            scope = self._scope(services, task, key, await services.journal(key, True))
+            self._loose[key] = scope
+            scope.ctx.emit(RunStarted(task=task, graph="own", agents=self.agents, version=__version__))
+            while len(self._loose) > LOOSE_SCOPES:
+                self._loose.popitem(last=False)
+        return scope
+
+    async def _open(self) -> Services:
+        loop = asyncio.get_running_loop()
+        if self._services is not None and self._loop is loop:
+            return self._services
+        if self._services is not None:
+            raise ConfigError(
+                "this mesh is open in another event loop; use `ask_sync` everywhere, or one mesh for each loop"
+            )
+        async with self._opening:
+            if self._services is None:
+                self._services = await self._open_services()
+                self._loop = loop
+        return self._services
+
+    # --- a run --------------------------------------------------------------------------------------------------------
+
+    def _scope(
+        self,
+        services: Services,
+        task: Task,
+        run_id: str,
+        journal: Journal,
+        *,
+        limits: Limits | None = None,
+        router: str | None = None,
+        sinks: Sequence[TraceSink] = (),
+        stream: bool = False,
+        spent: Usage | None = None,
+        first: int = 1,
+    ) -> RunScope:
+        limits = limits or self.limits
+        gate = asyncio.Semaphore(limits.max_concurrency)
+        ctx = RunContext(
+            run_id=run_id,
+            tenant=task.tenant,
+            user=task.user,
+            thread=task.thread,
+            limits=limits,
+            clock=self.clock,
+            rng=random.Random(run_id),
+            journal=journal,
+            emitter=Emitter(run_id, (services.sink, *sinks), self.clock, first=first),
+            meter=Meter(limits, started=self.clock.monotonic(), clock=self.clock, spent=spent),
+            gate=gate,
+            keep_prompts=self._keep_prompts,
+            stream=stream,
+        )
+        parts = services.parts
+
+        async def run(call: AgentCall) -> AgentReply:
+            return await run_call(call, parts, ctx)
+
+        async def replay(call: AgentCall, reply: AgentReply) -> None:
+            await self._recall(reply, scope)
+
+        executor = LocalExecutor(run, journal=journal, gate=gate, on_replay=replay)
+        scope = RunScope(ctx=ctx, parts=parts, executor=executor, router=router)
+        return scope
+
+    async def _recall(self, reply: AgentReply, scope: RunScope) -> None:
+        """Put what an earlier process heard back into memory: its working set died with it."""
+        card = scope.parts.cards.get(reply.agent)
+        if card is not None:
+            step = reply.call_id.split("/")[-3] if reply.call_id.count("/") >= 3 else ""
+            task = Task(text=reply.part, tenant=scope.ctx.tenant, user=scope.ctx.user, thread=scope.ctx.thread)
+            call = AgentCall(run_id=scope.ctx.run_id, step=step, agent=reply.agent, task=task)
+            await remember(drafts_of(call, reply, card), scope.parts.writer, scope.ctx.at(step=step, agent=reply.agent))
+
+    async def _drive(
+        self, compiled: Any, entry: Any, scope: RunScope, task: Task, services: Services, *, ended: bool = False
+    ) -> Answer:
+        """Run the graph to its end and make the answer whole."""
+        ctx = scope.ctx
+        self._active.add(ctx.run_id)
+        try:
+            config = _config(ctx.run_id)
+            state = entry if ended else await compiled.ainvoke(entry, config, context=scope, durability="async")
+            answer = _whole(cast("RunState", state), ctx)
+            await self._keep_turn(task, answer, scope, services)
+            ctx.emit(RunFinished(answer=answer))
+        except asyncio.CancelledError:
+            ctx.emit(RunCancelled(reason="cancelled by the caller"))
+            raise
+        except MeshError as error:
+            ctx.emit(RunFailed(error=str(error), kind=type(error).__name__))
+            raise
+        except aiosqlite.Error as error:
+            ctx.emit(RunFailed(error=str(error), kind=type(error).__name__))
+            text = f"run {ctx.run_id!r}: its checkpoints cannot be written ({error}); free disk space, then resume it"
+            raise StoreError(text) from error
+        except Exception as error:
+            ctx.emit(RunFailed(error=f"{type(error).__name__}: {error}", kind=type(error).__name__))
+            raise
+        finally:
+            self._active.discard(ctx.run_id)
+        if not services.keep_checkpoints:
+            await services.checkpointer.adelete_thread(ctx.run_id)
+        self._flush_soon(ctx, services)
+        return answer
+
+    async def _keep_turn(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
+        if task.thread is None or answer.status is AnswerStatus.FAILED:
+            return
+        turns = (Message(role="user", text=task.text), Message(role="assistant", text=answer.text))
+        await services.threads.add(task.tenant, task.thread, scope.ctx.run_id, turns)
+        await remember(drafts_from_turn(task, answer.text, run_id=scope.ctx.run_id), scope.parts.writer, scope.ctx)
+
+    def _flush_soon(self, ctx: RunContext, services: Services) -> None:
+        """Write memory to disk in one batch behind the answer; runs that end meanwhile share the next batch."""
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.ensure_future(self._flush(ctx, services))
+
+    async def _flush(self, ctx: RunContext, services: Services) -> None:
+        started, error = time.perf_counter(), None
+        items = 0
+        try:
+            items = await services.store.flush()
+        except MeshError as caught:
+            error = str(caught)
+        took = (time.perf_counter() - started) * 1000
+        if items or error:
+            self.last_flush_ms = took
+            ctx.emit(MemoryFlushed(items=items, latency_ms=took, error=error))
+
+    # --- input --------------------------------------------------------------------------------------------------------
+
+    def _compile(self, graph: AgentGraph | GraphSpec | str | None, services: Services) -> tuple[Any, str]:
+        if isinstance(graph, str):
+            if graph not in self.graphs:
+                raise UnknownNameError("graph", graph, sorted(self.graphs))
+            graph = self.graphs[graph]
+        known = self._compiled.get(id(graph))
+        if known is not None:
+            return known[0], known[1].name if known[1] is not None else "default"
+        conditions: Mapping[str, Condition] = CONDITIONS
+        if graph is None:
+            spec = default_graph(max_agents=services.parts.max_agents)
+        elif isinstance(graph, AgentGraph):
+            spec, conditions = graph.draft(), graph.conditions
+        else:
+            spec = graph
+        spec.check(self.agents, conditions)
+        compiled = state_graph(spec, conditions, self.scope_of).compile(
+            checkpointer=services.checkpointer, name=spec.name
+        )
+        if not isinstance(graph, AgentGraph):  # a builder may still grow
+            self._compiled[id(graph)] = (compiled, graph)
+        return compiled, "default" if graph is None else spec.name
+
+    def _check_input(
+        self, text: str, *, tenant: str, user: str | None, thread: str | None, limits: Limits | None
+    ) -> None:
+        most = (limits or self.limits).max_question_chars
+        if not text.strip():
+            raise InputError("the question is empty")
+        if len(text) > most:
+            raise InputError(
+                f"the question has {len(text):,} characters, at most {most:,} are taken (`limits.max_question_chars`); "
+                "put long documents into memory/knowledge/ and ask about them"
+            )
+        for name, value in (("question", text), ("tenant", tenant), ("user", user), ("thread", thread)):
+            try:
+                (value or "").encode()
+            except UnicodeEncodeError as error:
+                raise InputError(
+                    f"the {name} is not valid UTF-8 at character {error.start}; send it as UTF-8"
+                ) from error
+        for name, value in (("tenant", tenant), ("user", user or "-"), ("thread", thread or "-")):
+            if not value.strip() or len(value) > MAX_NAME_CHARS:
+                raise InputError(f"the {name} must have 1 to {MAX_NAME_CHARS} characters")
+
+
+def new_run_id() -> str:
+    """A name for a run: sorts by time, unique without asking anybody."""
+    return f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+
+
+def _config(run_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": run_id}, "recursion_limit": 10_000}
+
+
+def _whole(state: RunState, ctx: RunContext) -> Answer:
+    """The answer with everything that only the end of the run knows."""
+    view = view_of(state)
+    answer = state.get("answer")
+    if answer is None:
+        said = [r for r in view.replies if r.ok]
+        answer = Answer(
+            run_id=ctx.run_id,
+            status=AnswerStatus.ANSWERED if said else AnswerStatus.NO_ANSWER,
+            text="\n\n".join(r.text for r in said),
+            refiner="none (the graph has no refine stage)",
+        )
+    meter = ctx.meter
+    stop: StopReason | None = meter.stop if meter is not None else None
+    cut_short = stop is not None and answer.status in (AnswerStatus.ANSWERED, AnswerStatus.NO_ANSWER)
+    return answer.model_copy(
+        update={
+            "status": AnswerStatus.PARTIAL if cut_short else answer.status,
+            "stop": stop,
+            "decision": view.decision,
+            "replies": view.replies,
+            "rounds": max(state.get("visits", {}).values(), default=1),
+            "usage": meter.spent if meter is not None else total_usage(r.usage for r in view.replies),
+            "latency_s": meter.seconds() if meter is not None else 0.0,
+            "thread": ctx.thread,
+        }
+    )
+
+
+class _LoopThread:
+    """An event loop in a thread of its own, for callers that have none."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="agentmesh", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()

@@ -1,0 +1,253 @@
+"""The steps of a run as plain async functions over the protocols. LangGraph does not appear here.
+
+Each step catches what goes wrong in it, says so in the trace and returns a value that the next step can work with: a
+broken agent, router or store never takes the run down. Only cancellation passes through.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agentmesh.agents.base import Agent, Refiner
+from agentmesh.context.base import ContextRouter
+from agentmesh.errors import MeshError, RoutingError, UnknownNameError
+from agentmesh.memory.writer import Draft, MemoryWriter, drafts_from_reply
+from agentmesh.routing.base import Router
+from agentmesh.run import Executor, RunContext
+from agentmesh.runtime.executor import failed_reply
+from agentmesh.trace.events import (
+    AgentReplied,
+    AgentStarted,
+    AnswerRefined,
+    ContextSelected,
+    LimitReached,
+    MemoryWritten,
+    RouteDecided,
+    StepFailed,
+)
+from agentmesh.types import (
+    AgentCall,
+    AgentCard,
+    AgentReply,
+    Answer,
+    AnswerStatus,
+    ContextPack,
+    ContextRequest,
+    Mode,
+    ReplyStatus,
+    RolePolicy,
+    RouteRequest,
+    RoutingDecision,
+    Task,
+)
+
+__all__ = ["Parts", "RunScope", "agent_step", "answer_without_agents", "refine_step", "remember", "route_step"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a mesh is made of. Made by `assembly`; the runtime sees protocols only."""
+
+    cards: Mapping[str, AgentCard]
+    roles: Mapping[str, RolePolicy]
+    agent: Callable[[str, str | None], Agent]
+    """Agent of this id and variant."""
+    router: Callable[[str | None], Router]
+    """Router of this name; None: the mesh's own."""
+    context_router: ContextRouter
+    refiner: Refiner
+    writer: MemoryWriter
+    tokenizer: Callable[[AgentCard, str | None], str] = lambda card, variant: card.model
+    """For which model the tokens of this agent's context are counted."""
+    budget_tokens: int | None = None
+    """Overrides the roles' budgets."""
+    max_agents: int = 3
+    """Most agents of the default graph's dispatch."""
+
+    def pool(self, names: Sequence[str]) -> tuple[AgentCard, ...]:
+        """The cards of these ids; `*` is all of them.
+
+        Raises:
+            UnknownNameError: If an id is not there.
+        """
+        if "*" in names:
+            return tuple(self.cards.values())
+        for name in names:
+            if name not in self.cards:
+                raise UnknownNameError("agent", name, sorted(self.cards))
+        return tuple(self.cards[name] for name in dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class RunScope:
+    """A run in progress: its context, the parts it uses, the executor that runs its agents. Never part of graph
+    state."""
+
+    ctx: RunContext
+    parts: Parts
+    executor: Executor
+    router: str | None = None
+    """Overrides every router of the graph."""
+
+
+async def route_step(router: Router, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
+    """Decide which agents work, within the time of the run.
+
+    Raises:
+        RoutingError: If the router could not decide; nothing else.
+    """
+    try:
+        async with asyncio.timeout(_finite(ctx.seconds_left())):
+            decision = await router.route(request, ctx)
+    except TimeoutError as error:
+        raise RoutingError(f"the router {router.name!r} did not decide in time; raise `limits.max_seconds`") from error
+    except RoutingError:
+        raise
+    except MeshError as error:
+        raise RoutingError(f"the router {router.name!r} failed: {error}") from error
+    except Exception as error:
+        raise RoutingError(f"the router {router.name!r} failed with {type(error).__name__}: {error}") from error
+    known = {card.id for card in request.cards}
+    if strange := [c.agent for c in decision.chosen if c.agent not in known]:
+        raise RoutingError(f"the router {router.name!r} chose {strange[0]!r}, which is not among the candidates")
+    if not decision.chosen and decision.mode not in (Mode.CLARIFY, Mode.OUT_OF_SCOPE):
+        raise RoutingError(f"the router {router.name!r} decided {decision.mode.value!r} but named no agent")
+    ctx.emit(RouteDecided(stage=request.stage, decision=decision))
+    return decision
+
+
+async def agent_step(call: AgentCall, scope: RunScope) -> AgentReply:
+    """Let one agent answer its part: choose its context, call it, write down what it said."""
+    card = scope.parts.cards.get(call.agent)
+    if card is None:
+        reply = failed_reply(call, ReplyStatus.FAILED, str(UnknownNameError("agent", call.agent, [*scope.parts.cards])))
+    else:
+        deadline = min(card.limits.timeout_s, scope.ctx.seconds_left())
+        reply = await scope.executor.submit(call, call.id, deadline)
+    ctx = scope.ctx.at(step=call.step, agent=call.agent, attempt=call.attempt)
+    _say_limit(ctx)
+    ctx.emit(AgentReplied(agent=call.agent, reply=reply))
+    return reply
+
+
+async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply:
+    """What an executor runs for one call: context, then agent, then memory. Failures are replies."""
+    card = parts.cards[call.agent]
+    left = min(card.limits.timeout_s, run.seconds_left())
+    ctx = run.at(step=call.step, agent=call.agent, attempt=call.attempt, deadline=run.clock.monotonic() + left)
+    started = ctx.clock.monotonic()
+    try:
+        agent = parts.agent(call.agent, call.variant)
+        role = parts.roles.get(card.role, RolePolicy())
+        pack = await _select(parts, call, card, role, ctx)
+        ctx.emit(ContextSelected(agent=call.agent, pack=pack))
+        ctx.emit(
+            AgentStarted(
+                agent=call.agent, call_id=call.id, part=call.part, attempt=call.attempt, model=agent.card.model
+            )
+        )
+        reply = await agent.answer(call, pack, ctx)
+    except MeshError as error:
+        ctx.emit(StepFailed(agent=call.agent, error=str(error), kind=type(error).__name__))
+        reply = failed_reply(call, ReplyStatus.FAILED, str(error))
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        ctx.emit(StepFailed(agent=call.agent, error=text, kind=type(error).__name__))
+        reply = failed_reply(call, ReplyStatus.FAILED, text)
+    reply = reply.model_copy(update={"latency_ms": (ctx.clock.monotonic() - started) * 1000})
+    await remember(drafts_of(call, reply, card), parts.writer, ctx)
+    return reply
+
+
+async def _select(parts: Parts, call: AgentCall, card: AgentCard, role: RolePolicy, ctx: RunContext) -> ContextPack:
+    request = ContextRequest(
+        task=call.task,
+        card=card,
+        role=role,
+        part=call.part,
+        stage=call.stage,
+        round=call.round,
+        model=parts.tokenizer(card, call.variant),
+        budget_tokens=parts.budget_tokens,
+    )
+    return await parts.context_router.select(request, ctx)
+
+
+def drafts_of(call: AgentCall, reply: AgentReply, card: AgentCard) -> list[Draft]:
+    """What memory keeps of a reply."""
+    return drafts_from_reply(reply, call.task, card, run_id=call.run_id)
+
+
+async def remember(drafts: Sequence[Draft], writer: MemoryWriter, ctx: RunContext) -> None:
+    """Write to shared memory; a store that cannot be written is said in the trace and does not stop the run."""
+    if not drafts:
+        return
+    try:
+        report = await writer.write(ctx.tenant, drafts)
+    except Exception as error:
+        ctx.emit(StepFailed(agent=ctx.agent, error=f"memory was not written: {error}", kind=type(error).__name__))
+        return
+    ctx.emit(
+        MemoryWritten(
+            added=report.added, merged=report.merged, superseded=report.superseded, item_ids=tuple(report.item_ids)
+        )
+    )
+
+
+async def refine_step(refiner: Refiner, task: Task, replies: Sequence[AgentReply], ctx: RunContext) -> Answer:
+    """Make one answer of the replies. A refiner that fails leaves an answer that says so and carries the replies."""
+    started = ctx.clock.monotonic()
+    try:
+        answer = await refiner.refine(task, replies, ctx)
+    except Exception as error:
+        ctx.emit(StepFailed(error=str(error), kind=type(error).__name__))
+        said = "\n\n".join(f"{r.agent}: {r.text}" for r in replies if r.ok)
+        answer = Answer(
+            run_id=ctx.run_id,
+            status=AnswerStatus.PARTIAL if said else AnswerStatus.FAILED,
+            text=said or f"The replies could not be merged: {error}",
+            refiner=f"none (the refiner {refiner.name!r} failed: {error})",
+            replies=tuple(replies),
+        )
+    _say_limit(ctx)
+    ctx.emit(
+        AnswerRefined(
+            refiner=answer.refiner,
+            contributors=tuple(c.agent for c in answer.contributors if c.sentences),
+            conflicts=len(answer.conflicts),
+            latency_ms=(ctx.clock.monotonic() - started) * 1000,
+        )
+    )
+    return answer
+
+
+def answer_without_agents(decision: RoutingDecision, ctx: RunContext) -> Answer:
+    """The answer where the router asks back or says that nothing fits."""
+    clarify = decision.mode is Mode.CLARIFY
+    question = decision.question or "Could you say more precisely what you need?"
+    return Answer(
+        run_id=ctx.run_id,
+        status=AnswerStatus.CLARIFY if clarify else AnswerStatus.OUT_OF_SCOPE,
+        text=question if clarify else "None of the agents here is for this; nothing was asked of them.",
+        question=question if clarify else None,
+        refiner="none (no agent was called)",
+        decision=decision,
+    )
+
+
+def failed_answer(error: Exception, ctx: RunContext) -> Answer:
+    """The answer where no decision could be made."""
+    ctx.emit(StepFailed(error=str(error), kind=type(error).__name__))
+    return Answer(run_id=ctx.run_id, status=AnswerStatus.FAILED, text=str(error), refiner="none (no agent was called)")
+
+
+def _say_limit(ctx: RunContext) -> None:
+    """Emit the first limit that stopped something, once a run."""
+    meter = ctx.meter
+    if meter is not None and meter.stop is not None and not meter.stop_said:
+        meter.stop_said = True
+        ctx.emit(LimitReached(stop=meter.stop))
+
+
+def _finite(seconds: float) -> float | None:
+    return None if seconds == float("inf") else seconds

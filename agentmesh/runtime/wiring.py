@@ -1,0 +1,325 @@
+"""Turns a `GraphSpec` into LangGraph's `StateGraph`: which nodes, which edges, what each node hands on.
+
+A dispatch becomes two LangGraph nodes: `<name>` decides and fans out, `<name>.agents` runs once per chosen agent.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
+
+os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")  # read by LangGraph when it is imported
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import Send
+
+from agentmesh.errors import GraphError, MeshError
+from agentmesh.graphs import END, START, GraphSpec, StageKind, StageSpec
+from agentmesh.runtime.conditions import Condition
+from agentmesh.runtime.nodes import (
+    RunScope,
+    agent_step,
+    answer_without_agents,
+    failed_answer,
+    refine_step,
+    route_step,
+)
+from agentmesh.runtime.state import AgentInput, RunState, RunView, view_of
+from agentmesh.trace.events import StageEntered
+from agentmesh.types import AgentCall, AgentReply, Answer, Mode, RouteRequest, RoutingDecision, Task
+
+__all__ = ["ScopeOf", "state_graph"]
+
+ScopeOf = Callable[[RunState, RunnableConfig, RunScope | None], Awaitable[RunScope]]
+"""Finds the scope of a run; makes one where somebody invokes the compiled graph on their own."""
+
+
+def state_graph(
+    spec: GraphSpec, conditions: Mapping[str, Condition], scope_of: ScopeOf, *, prefix: str = ""
+) -> "StateGraph[RunState, RunScope, Any, Any]":
+    """The LangGraph graph of a checked spec, not yet compiled."""
+    graph: StateGraph[RunState, RunScope, Any, Any] = StateGraph(RunState, context_schema=RunScope)
+    wiring = _Wiring(spec, conditions, scope_of, prefix)
+    exits: dict[str, str] = {}
+    for stage in spec.stages:
+        exits[stage.name] = wiring.add(graph, stage)
+    for entry in spec.entries():
+        graph.add_edge(START, entry)
+    wiring.connect(graph, exits)
+    return graph
+
+
+class _Wiring:
+    """Adds the nodes and edges of one spec."""
+
+    def __init__(self, spec: GraphSpec, conditions: Mapping[str, Condition], scope_of: ScopeOf, prefix: str) -> None:
+        self.spec, self.conditions, self.scope_of, self.prefix = spec, conditions, scope_of, prefix
+
+    def add(self, graph: Any, stage: StageSpec) -> str:
+        """Add the nodes of a stage; returns the one that what follows is tied to."""
+        if stage.kind is StageKind.DISPATCH:
+            inner = f"{stage.name}.agents"
+            graph.add_node(stage.name, self._dispatch(stage))
+            graph.add_node(inner, self._branch(), input_schema=AgentInput)
+            graph.add_conditional_edges(stage.name, self._fan_out(stage, inner), [inner, END])
+            return inner
+        make = {
+            StageKind.AGENT: self._agent,
+            StageKind.REFINE: self._refine,
+            StageKind.SUBGRAPH: self._subgraph,
+            StageKind.PATH: self._path,
+        }
+        graph.add_node(stage.name, make[stage.kind](stage))
+        return stage.name
+
+    def connect(self, graph: Any, exits: Mapping[str, str]) -> None:
+        """Add the edges. A stage whose edges all are plain waits for all of its sources."""
+        choosing = {e.source for e in self.spec.edges if e.when} | {x.source for x in self.spec.loops}
+        joins: dict[str, list[str]] = {}
+        for edge in self.spec.edges:
+            if edge.source != START and edge.source not in choosing:
+                joins.setdefault(edge.target, []).append(exits[edge.source])
+        for target, sources in joins.items():
+            graph.add_edge(sources if len(sources) > 1 else sources[0], target)
+        for stage in self.spec.stages:
+            edges = [e for e in self.spec.edges if e.source == stage.name]
+            if stage.name in choosing:
+                graph.add_conditional_edges(exits[stage.name], self._choose(stage.name), self._targets(stage.name))
+            elif not edges:
+                graph.add_edge(exits[stage.name], END)
+
+    # --- what follows a stage -----------------------------------------------------------------------------------------
+
+    def _targets(self, stage: str) -> list[str]:
+        edges = [e.target for e in self.spec.edges if e.source == stage]
+        return list(dict.fromkeys([*edges, *(x.target for x in self.spec.loops if x.source == stage), END]))
+
+    def _choose(self, stage: str) -> Callable[..., Any]:
+        async def choose(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> list[str]:
+            scope = await self.scope_of(state, config, runtime.context)
+            view = view_of(state, self.prefix + stage)
+            outer = max(1, state.get("visits", {}).get(self.prefix.rstrip("/"), 1))
+            for loop in self.spec.loops:
+                bound = min(loop.max_rounds * outer, scope.ctx.limits.max_rounds)
+                stopped = scope.ctx.meter is not None and scope.ctx.meter.stop is not None
+                if loop.source == stage and view.round < bound and not stopped and self._holds(loop.while_, view):
+                    return [loop.target]
+            edges = [e for e in self.spec.edges if e.source == stage]
+            return [e.target for e in edges if not e.when or self._holds(e.when, view)] or [END]
+
+        return choose
+
+    def _holds(self, name: str, view: RunView) -> bool:
+        try:
+            return bool(self.conditions[name](view))
+        except MeshError:
+            raise
+        except Exception as error:
+            text = f"the condition {name!r} failed with {type(error).__name__}: {error}"
+            raise GraphError(self.spec.name, [text]) from error
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    async def _enter(
+        self, stage: StageSpec, state: RunState, runtime: Runtime[RunScope], config: RunnableConfig
+    ) -> tuple[RunScope, int, str]:
+        """The scope of the run, the round of this stage and the name of this step."""
+        scope = await self.scope_of(state, config, runtime.context)
+        name = self.prefix + stage.name
+        round_ = state.get("visits", {}).get(name, 0) + 1
+        step = f"{name}.r{round_}"
+        scope.ctx.at(step=step).emit(StageEntered(stage=name, kind=stage.kind.value, round=round_))
+        return scope, round_, step
+
+    def _dispatch(self, stage: StageSpec) -> Callable[..., Any]:
+        async def dispatch(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
+            scope, round_, step = await self._enter(stage, state, runtime, config)
+            visits = {self.prefix + stage.name: round_}
+            ctx = scope.ctx.at(step=step)
+            try:
+                request = RouteRequest(
+                    task=state["task"],
+                    cards=scope.parts.pool(stage.pool),
+                    graph=self.spec,
+                    stage=stage.name,
+                    max_agents=stage.max_agents,
+                    round=round_,
+                    tried=tuple(sorted({r.agent for r in state.get("replies", {}).values()})),
+                )
+                decision = await route_step(scope.parts.router(scope.router or stage.router), request, ctx)
+            except MeshError as error:
+                return {"visits": visits, "answer": failed_answer(error, ctx)}
+            update: dict[str, Any] = {"visits": visits, "decisions": {step: decision}}
+            if not decision.chosen and self._ends_here(stage, state):
+                update["answer"] = answer_without_agents(decision, ctx)
+            return update
+
+        return dispatch
+
+    def _ends_here(self, stage: StageSpec, state: RunState) -> bool:
+        """Whether nobody being chosen ends the run: nothing was said yet and no other branch is at work."""
+        return not state.get("replies") and self.spec.entries() == (stage.name,)
+
+    def _fan_out(self, stage: StageSpec, inner: str) -> Callable[..., Any]:
+        def fan_out(state: RunState) -> list[Any] | str:
+            round_ = state.get("visits", {}).get(self.prefix + stage.name, 1)
+            step = f"{self.prefix}{stage.name}.r{round_}"
+            decision = state.get("decisions", {}).get(step)
+            answer = state.get("answer")
+            if decision is None:
+                return END
+            if not decision.chosen:
+                return END if answer is not None and not state.get("replies") else [Send(inner, {"call": None})]
+            return [
+                Send(inner, {"call": call}) for call in _calls(decision, state["task"], state, stage.name, step, round_)
+            ]
+
+        return fan_out
+
+    def _branch(self) -> Callable[..., Any]:
+        async def branch(state: AgentInput, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
+            call = state["call"]
+            if call is None:
+                return {}
+            known = cast("RunState", {"run_id": call.run_id, "task": call.task})
+            scope = await self.scope_of(known, config, runtime.context)
+            return {"replies": {call.id: await agent_step(call, scope)}}
+
+        return branch
+
+    def _agent(self, stage: StageSpec) -> Callable[..., Any]:
+        async def agent(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
+            scope, round_, step = await self._enter(stage, state, runtime, config)
+            call = AgentCall(
+                run_id=state.get("run_id", scope.ctx.run_id),
+                step=step,
+                agent=stage.agent or "",
+                task=_task_of(state),
+                stage=stage.name,
+                round=round_,
+            )
+            reply = await agent_step(call, scope)
+            return {"visits": {self.prefix + stage.name: round_}, "replies": {call.id: reply}}
+
+        return agent
+
+    def _path(self, stage: StageSpec) -> Callable[..., Any]:
+        async def path(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
+            scope, round_, step = await self._enter(stage, state, runtime, config)
+            update: dict[str, Any] = {"visits": {self.prefix + stage.name: round_}, "replies": {}, "decisions": {}}
+            last: str | None = None
+            planned: dict[str, str] = {}
+            layers = stage.path.layers if stage.path else ()
+            forbidden = set(stage.path.forbid) if stage.path else set[tuple[str, str]]()
+            for depth, layer in enumerate(layers, start=1):
+                inner = f"{step}.l{depth}"
+                agent = planned.get(str(depth))
+                if agent is None:
+                    try:
+                        allowed = [a for a in layer if (last, a) not in forbidden]
+                        request = RouteRequest(
+                            task=state["task"],
+                            cards=scope.parts.pool(allowed) if allowed else (),
+                            graph=self.spec,
+                            stage=stage.name,
+                            max_agents=1,
+                            round=round_,
+                        )
+                        router = scope.parts.router(scope.router or stage.router)
+                        decision = await route_step(router, request, scope.ctx.at(step=inner))
+                    except MeshError as error:
+                        if not update["replies"]:
+                            update["answer"] = failed_answer(error, scope.ctx.at(step=inner))
+                        break
+                    update["decisions"][inner] = decision
+                    if decision.mode is Mode.PATH:
+                        planned = {c.stage: c.agent for c in decision.chosen}
+                    if not decision.chosen:
+                        continue
+                    agent = decision.chosen[0].agent
+                call = AgentCall(
+                    run_id=state.get("run_id", scope.ctx.run_id),
+                    step=inner,
+                    agent=agent,
+                    task=_task_of(state),
+                    stage=stage.name,
+                    round=round_,
+                    order=depth - 1,
+                )
+                update["replies"][call.id] = await agent_step(call, scope)
+                last = agent
+            return update
+
+        return path
+
+    def _refine(self, stage: StageSpec) -> Callable[..., Any]:
+        async def refine(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
+            scope, round_, step = await self._enter(stage, state, runtime, config)
+            visits = {self.prefix + stage.name: round_}
+            replies = _latest(view_of(state).replies)
+            if not replies:
+                earlier = state.get("answer")
+                return {"visits": visits, "answer": earlier or _nobody(scope, step, state)}
+            answer = await refine_step(scope.parts.refiner, _task_of(state), replies, scope.ctx.at(step=step))
+            return {"visits": visits, "answer": answer}
+
+        return refine
+
+    def _subgraph(self, stage: StageSpec) -> Callable[..., Any]:
+        assert stage.graph is not None
+        prefix = f"{self.prefix}{stage.name}/"
+        compiled = state_graph(stage.graph, self.conditions, self.scope_of, prefix=prefix).compile()
+
+        async def subgraph(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
+            scope, round_, _ = await self._enter(stage, state, runtime, config)
+            name = self.prefix + stage.name
+            entered = {**state, "visits": {**state.get("visits", {}), name: round_}}
+            result = cast("RunState", await compiled.ainvoke(cast("Any", entered), config, context=scope))
+            kept = ("decisions", "replies", "visits", "answer")
+            return {**{k: result[k] for k in kept if k in result}, "visits": {**result.get("visits", {}), name: round_}}
+
+        return subgraph
+
+
+def _task_of(state: RunState) -> Task:
+    return state["task"]
+
+
+def _calls(
+    decision: RoutingDecision, task: Task, state: RunState, stage: str, step: str, round_: int
+) -> list[AgentCall]:
+    """One call per chosen agent, in routing order."""
+    return [
+        AgentCall(
+            run_id=state.get("run_id", ""),
+            step=step,
+            agent=chosen.agent,
+            task=task,
+            part=chosen.part,
+            variant=chosen.variant,
+            stage=stage,
+            round=round_,
+            weight=chosen.weight,
+            order=order,
+        )
+        for order, chosen in enumerate(decision.chosen)
+    ]
+
+
+def _latest(replies: Sequence[AgentReply]) -> list[AgentReply]:
+    """The last reply of each agent in each stage, in routing order; one that says something wins over a later
+    failure."""
+    latest: dict[tuple[str, str], AgentReply] = {}
+    for reply in replies:
+        held = latest.get((reply.stage, reply.agent))
+        if held is None or reply.ok or not held.ok:
+            latest[reply.stage, reply.agent] = reply
+    return list(latest.values())
+
+
+def _nobody(scope: RunScope, step: str, state: RunState) -> Answer:
+    decisions = list(state.get("decisions", {}).values())
+    if decisions:
+        return answer_without_agents(decisions[-1], scope.ctx.at(step=step))
+    return failed_answer(GraphError("", ["no agent worked before the refine stage"]), scope.ctx.at(step=step))
