@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from agentmesh.agents import refiners
 from agentmesh.agents.base import Agent, Refiner
@@ -206,7 +206,7 @@ def open_trace(folder: str | Path, *, environ: Mapping[str, str] | None = None) 
     home = folder / settings.home
     if not (home / "mesh.db").exists():
         raise StoreError(f"{settings.home}: nothing was recorded yet; run something with `agentmesh run` first")
-    return _open_records(home)
+    return _open_records(home, settings)
 
 
 def describe_models(project: Project) -> list[dict[str, Any]]:
@@ -301,7 +301,7 @@ async def _open_all(
     records: tuple[TraceStore, Database] | None = None
     if settings.durable:
         await asyncio.to_thread(_make_home, home)
-        records = await asyncio.to_thread(_open_records, home)
+        records = await asyncio.to_thread(_open_records, home, settings)
         closers.append(records[1].aclose)
         closers.append(records[0].aclose)
     store = given.store if given else None
@@ -508,10 +508,11 @@ def _journals(db: Database | None) -> Callable[[str, bool], Awaitable[Journal]]:
     return journal
 
 
-def _open_records(home: Path) -> tuple[TraceStore, Database]:
+def _open_records(home: Path, settings: MeshSettings) -> tuple[TraceStore, Database]:
     db = Database(home / "mesh.db", (TRACE_TABLES, JOURNAL_TABLES, THREAD_TABLES))
     db.open()
-    return TraceStore(home, db, Redactor(secret_values(os.environ))), db
+    keys = [model.api_key_env for model in settings.models.values() if model.api_key_env]
+    return TraceStore(home, db, Redactor(secret_values(os.environ, names=keys))), db
 
 
 def _readiness(spec: str) -> str:
@@ -536,7 +537,7 @@ def _agent_of(agent: AgentCard | Agent | Callable[..., Any]) -> AgentCard | Agen
     if isinstance(agent, AgentCard | Agent):
         return agent
     if callable(agent) and hasattr(agent, "__name__"):
-        name = cast("str", agent.__name__)
+        name = agent.__name__
         text = inspect.getdoc(agent)
         if not text:
             raise ConfigError(f"the function {name!r} needs a docstring: routers read it as the agent's description")

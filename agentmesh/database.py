@@ -370,10 +370,11 @@ def _connect(path: Path, schema_version: int, busy_s: float) -> sqlite3.Connecti
     """Open the file for writing; a file that is not ours or is newer is only read."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        used = path.exists() and path.stat().st_size > 0
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what people asked is nobody else's business
+        used = path.stat().st_size > 0
     except OSError as error:
         raise StoreError(
-            f"{path}: the folder cannot be made ({error.strerror}); choose another one with `home`"
+            f"{path} cannot be made or written ({error.strerror}); choose another folder with `home`"
         ) from error
     if used:
         with contextlib.closing(

@@ -52,7 +52,12 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 class Frozen(BaseModel):
     """The base of every value here: immutable and closed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="strings",  # `null`, the default, could not be read back
+    )
 
 
 # --- the task ---------------------------------------------------------------------------------------------------------

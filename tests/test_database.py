@@ -175,6 +175,12 @@ async def test_a_closed_database_has_committed_everything_and_refuses_more(db: D
         await db.query(COUNT)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="this system has no such modes")
+async def test_only_the_owner_may_read_the_file(db: Database) -> None:
+    await db.write((ADD, ("a",)))
+    assert {p.stat().st_mode & 0o077 for p in db.path.parent.iterdir()} == {0}
+
+
 def test_a_database_that_was_never_used_makes_no_file(tmp_path: Path) -> None:
     db = Database(tmp_path / "mesh.db", [NOTES])
     db.close()
@@ -298,7 +304,7 @@ async def test_a_damaged_database_is_a_store_error(tmp_path: Path) -> None:
 
 async def test_a_folder_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
-    assert "cannot be made" in await refused(tmp_path / "state" / "mesh.db", StoreError)
+    assert "cannot be made or written" in await refused(tmp_path / "state" / "mesh.db", StoreError)
 
 
 async def test_a_full_disk_is_said_and_what_was_there_stays(db: Database) -> None:

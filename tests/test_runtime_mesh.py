@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from agentmesh.agents.function import FunctionAgent
 
 from agentmesh import AgentCard, AgentGraph, Answer, Mesh, build_mesh
-from agentmesh.agents.function import FunctionAgent
 from agentmesh.errors import ConfigError, GraphError, InputError, ModelTimeoutError, UnknownNameError
 from agentmesh.models.base import ChatReply, ChatRequest
 from agentmesh.models.scripted import ScriptedEmbedder, ScriptedModel
@@ -302,13 +302,11 @@ async def test_a_cancelled_run_can_be_resumed(tmp_path: Path) -> None:
         agents = [FunctionAgent(card, slow) for card in CARDS]
         return build_mesh(agents, router=FixedRouter(), embedder=ScriptedEmbedder(), home=tmp_path)
 
+    half_way = Waiting(lambda e: e.type == "agent_replied" and e.agent == "billing")
     async with mesh() as first:
-        run = asyncio.ensure_future(first.ask("Both?", run_id="r1"))
+        run = asyncio.ensure_future(first.ask("Both?", run_id="r1", sinks=(half_way,)))
         async with asyncio.timeout(10):
-            while calls != ["billing", "vpn"]:
-                await asyncio.sleep(0.001)
-            while not any(e.type == "agent_replied" for e in await _recorded(first, "r1")):
-                await asyncio.sleep(0.001)
+            await half_way.seen.wait()
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run
@@ -320,11 +318,15 @@ async def test_a_cancelled_run_can_be_resumed(tmp_path: Path) -> None:
     assert answer.status is AnswerStatus.ANSWERED
 
 
-async def _recorded(mesh: Mesh, run_id: str) -> Sequence[Event]:
-    services = mesh._services  # pyright: ignore[reportPrivateUsage]
-    assert services is not None
-    assert services.runs is not None
-    return await services.runs.history(run_id)
+class Waiting:
+    """A sink that says when an event came."""
+
+    def __init__(self, wanted: Callable[[Event], bool]) -> None:
+        self.wanted, self.seen = wanted, asyncio.Event()
+
+    def emit(self, event: Event) -> None:
+        if self.wanted(event):
+            self.seen.set()
 
 
 async def test_a_finished_or_unknown_run_cannot_be_resumed(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from agentmesh.trace.base import TraceSink
 from agentmesh.trace.events import (
     AgentStarted,
     Event,
+    MemoryFlushed,
     ModelCalled,
+    RouteDecided,
     RunCancelled,
     RunFailed,
     RunFinished,
@@ -30,7 +32,7 @@ from agentmesh.trace.events import (
 )
 from agentmesh.trace.redact import Redactor
 from agentmesh.trace.store import MOST_OPEN_FILES, UNFINISHED, RunSummary, TraceStore
-from agentmesh.types import Answer, AnswerStatus, Task, Usage
+from agentmesh.types import Answer, AnswerStatus, Chosen, Mode, RoutingDecision, Task, Usage
 
 ROOT = Path(__file__).parents[1]
 USAGE = Usage(calls=1, prompt_tokens=30, completion_tokens=4, cost_usd=0.5)
@@ -134,6 +136,26 @@ def test_text_that_is_not_valid_unicode_is_stored_as_far_as_it_is(store: TraceSt
     assert summary.question == "half ? a pair"
 
 
+def test_numbers_that_json_does_not_have_are_read_back(store: TraceStore) -> None:
+    decision = RoutingDecision(mode=Mode.SOLO, chosen=(Chosen(agent="a", score=float("-inf")),), reason="", router="r")
+    emit(store, "run-1", RouteDecided(stage="route", decision=decision))
+    [event] = store.read("run-1")
+    assert isinstance(event, RouteDecided)
+    assert event.decision == decision
+    [line] = (store.folder / "run-1.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["decision"]["chosen"][0]["score"] == "-Infinity"
+
+
+async def test_a_trace_that_somebody_removes_meanwhile_harms_no_other(store: TraceStore) -> None:
+    emit(store, "run-1", begun())
+    emit(store, "run-2", begun())
+    (store.folder / "run-1.jsonl").unlink()
+    emit(store, "run-2", stage(), first=2)
+    await store.aclose()
+    assert store.error is None
+    assert len(store.read("run-2")) == 2
+
+
 def test_more_runs_than_open_files_lose_nothing(store: TraceStore) -> None:
     runs = [f"run-{n}" for n in range(MOST_OPEN_FILES + 20)]
     for n in (1, 2):
@@ -235,6 +257,7 @@ def test_a_full_disk_loses_only_the_events_that_did_not_fit(tmp_path: Path) -> N
 
 async def test_the_list_of_runs_says_how_each_went_newest_first(store: TraceStore) -> None:
     emit(store, "run-1", begun("  Why\n is  it? "), *called("b"), *called("a"), finished("run-1"), at=100.0)
+    emit(store, "run-1", MemoryFlushed(items=1, latency_ms=9.0), at=109.0, first=7)
     emit(store, "run-2", begun("How?", tenant="acme"), *called(), at=200.0)
     emit(store, "run-3", begun("Who?"), RunFailed(error="it broke", kind="RoutingError"), at=300.0)
     emit(store, "run-4", begun("When?"), RunCancelled(reason="a person"), at=50.0)
@@ -260,7 +283,7 @@ async def test_the_list_of_runs_says_how_each_went_newest_first(store: TraceStor
         cost_usd=0.5,
         latency_s=1.5,
         error=None,
-        events=6,
+        events=7,
     )
     assert runs[1].tokens == 34
 

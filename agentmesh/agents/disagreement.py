@@ -266,7 +266,7 @@ def _free_of_charge(sentence: str) -> list[Quantity]:
 
 
 def _said(own: str, other: str) -> str:
-    """The verb that one sentence denies and the other does not, with its auxiliaries: `is not accepted`, `is refused`."""
+    """What one sentence denies and the other does not, with its auxiliaries: `is not accepted`, `is refused`."""
     words = [(w.strip(".,;:!?"), stem(w.lower().strip(".,;:!?"))) for w in own.split()]
     negation = _read(own).negation
     if negation:

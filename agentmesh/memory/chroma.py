@@ -89,7 +89,7 @@ class ChromaStore:
         return [found[i] for i in ids if i in found]
 
     async def by_key(self, tenant: str, keys: Sequence[str]) -> Sequence[MemoryItem]:
-        wanted = sorted(set(keys))
+        wanted = [json.dumps(key) for key in sorted(set(keys))]
         found: dict[str, MemoryItem] = {}
         for low in range(0, len(wanted), PAGE_ITEMS):
             where = {"key": {"$in": wanted[low : low + PAGE_ITEMS]}}
@@ -276,7 +276,7 @@ class ChromaStore:
 
     def _item(self, about: dict[str, Any]) -> MemoryItem:
         try:
-            return MemoryItem.model_validate_json(about["item"])
+            return MemoryItem.model_validate(json.loads(about["item"]))
         except ValidationError as error:
             raise StoreVersionError(
                 f"the memory in {self.folder} holds items of a newer form; upgrade agentmesh"
@@ -288,10 +288,10 @@ def _of_tenant(item: MemoryItem, tenant: str) -> MemoryItem:
 
 
 def _as_metadata(item: MemoryItem) -> dict[str, str | bool]:
-    """The item as JSON, beside the fields that Chroma can filter by."""
+    """The item as JSON, beside the fields that Chroma can filter by. In ASCII: half a surrogate pair is no UTF-8."""
     return {
-        "item": item.model_dump_json(exclude_none=True),
-        "key": item.key,
+        "item": json.dumps(item.model_dump(exclude_none=True)),
+        "key": json.dumps(item.key),
         "kind": item.kind.value,
         "live": item.superseded_by is None,
         "user": _tag(item.user),
@@ -318,7 +318,7 @@ def _cheap(where: MemoryFilter | None) -> dict[str, Any] | None:
 
 def _tag(name: str | None) -> str:
     """Tells nobody from somebody whose name is empty."""
-    return "" if name is None else f"={name}"
+    return "" if name is None else json.dumps(name)
 
 
 def _sentence(folder: Path, error: Exception) -> str:

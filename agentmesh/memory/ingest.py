@@ -395,7 +395,7 @@ def _front_matter(text: str, name: str) -> tuple[_FrontMatter | tuple[str, ...],
 
 
 def _sections(text: str, title: str) -> list[tuple[str, str]]:
-    """The text below each heading, and the headings that it stands under (the page's own, of level 1, only if alone)."""
+    """The text below each heading, and the headings that it stands under; that of level 1 only if it is alone."""
     path: dict[int, str] = {}
     found: list[tuple[str, list[str]]] = [(title, [])]
     fence = ""

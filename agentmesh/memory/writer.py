@@ -297,6 +297,8 @@ def _keyed(drafts: Iterable[Draft]) -> list[Draft]:
     seen: Counter[str] = Counter()
     keyed: list[Draft] = []
     for draft in drafts:
+        if (text := draft.text.encode("utf-8", "replace").decode()) != draft.text:
+            draft = draft.model_copy(update={"text": text})  # half a surrogate pair: embedders and disks refuse it
         if not draft.key:
             key = f"text/{hashlib.sha256(fold(draft.text).encode()).hexdigest()[:16]}"
             if draft.source:

@@ -114,7 +114,11 @@ class LiteLLMChatModel:
 
     def _arguments(self, request: ChatRequest) -> dict[str, Any]:
         timeout_s = min(self._settings.timeout_s, request.timeout_s)
-        return {**to_wire(request), "model": self._settings.model, "timeout": timeout_s}
+        arguments = {**to_wire(request), "model": self._settings.model, "timeout": timeout_s}
+        if request.tools:
+            # LiteLLM would look for tools of its own gateway among ours, and import `mcp` below version 2 for it.
+            arguments["_skip_mcp_handler"] = True
+        return arguments
 
     def _reply(self, builder: ReplyBuilder, completion: Any) -> ChatReply:
         counted = builder.usage

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import scipy.sparse as sparse
@@ -18,6 +20,8 @@ from agentmesh.text import stem, words
 
 __all__ = ["Coded", "GramIndex", "TextSpace", "character_grams", "word_grams"]
 
+SparseRows = Any
+"""A `scipy.sparse.csr_matrix`, for which scipy ships no types."""
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 
@@ -37,7 +41,7 @@ banking77 with 5, 18 and 100 examples an agent."""
 def word_grams(text: str) -> list[tuple[str, ...]]:
     """Stems of the words, then pairs of neighbours; stop words stay, for they tell questions apart."""
     stems = [_stem(w) for w in words(text)]
-    return [(*stems, *(f"{a} {b}" for a, b in zip(stems, stems[1:], strict=False)))]
+    return [(*stems, *(f"{a} {b}" for a, b in pairwise(stems)))]
 
 
 def character_grams(text: str) -> list[tuple[str, ...]]:
@@ -52,7 +56,9 @@ _stem = lru_cache(maxsize=CACHED_WORDS)(stem)
 def _grams_of_word(word: str) -> tuple[str, ...]:
     padded = f" {word} "
     longest = min(CHARACTER_LENGTHS[-1], len(padded))
-    return tuple(padded[i : i + n] for n in range(CHARACTER_LENGTHS[0], longest + 1) for i in range(len(padded) - n + 1))
+    return tuple(
+        padded[i : i + n] for n in range(CHARACTER_LENGTHS[0], longest + 1) for i in range(len(padded) - n + 1)
+    )
 
 
 class GramIndex:
@@ -72,8 +78,11 @@ class GramIndex:
         self._rarity = 1.0 + np.log((1 + len(texts)) / (1 + np.fromiter(seen.values(), np.float64, len(seen))))
         self._unseen = 1.0 + math.log(1 + len(texts))
         self._groups: dict[tuple[str, ...], tuple[Places, int]] = {}
-        self.rows = self._matrix([self._code(text) for text in texts])
-        self.columns = self.rows.T.tocsr()
+        self.rows: SparseRows = self._matrix([self._code(text) for text in texts])
+        self.columns: SparseRows = self.rows.T.tocsr()
+        self._starts = cast(Places, self.columns.indptr.astype(np.int64))
+        self._rows_of = cast(Places, self.columns.indices.astype(np.int64))
+        self._values = cast(Floats, self.columns.data)
 
     def near(self, texts: Sequence[str]) -> Floats:
         """Cosine of each text to each row, shape (m, n).
@@ -90,13 +99,13 @@ class GramIndex:
 
     def _near_one(self, places: Places, weights: NDArray[np.float64], near: Floats) -> None:
         """The product of one coded text with the rows: what scipy computes, without its 0.1 ms of checks."""
-        starts = self.columns.indptr[places]
-        counts = self.columns.indptr[places + 1] - starts
+        starts = self._starts[places]
+        counts = self._starts[places + 1] - starts
         ends = np.cumsum(counts)
         if len(ends) and ends[-1]:
             flat = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
-            shares = self.columns.data[flat] * np.repeat(weights, counts)
-            near[:] = np.bincount(self.columns.indices[flat], shares, len(near))
+            shares = self._values[flat] * np.repeat(weights, counts)
+            near[:] = np.bincount(self._rows_of[flat], shares, len(near))
 
     def _code(self, text: str) -> tuple[Places, NDArray[np.float64]]:
         """Places and weights of the n-grams of one text; one that comes back is there several times."""
@@ -125,12 +134,12 @@ class GramIndex:
         found = [place for gram in group if (place := self._places.get(gram)) is not None]
         return np.array(found, np.int64), len(group) - len(found)
 
-    def _matrix(self, codes: Sequence[tuple[Places, NDArray[np.float64]]]) -> sparse.csr_matrix:
+    def _matrix(self, codes: Sequence[tuple[Places, NDArray[np.float64]]]) -> SparseRows:
         starts = np.cumsum([0, *(len(places) for places, _ in codes)])
         places = np.concatenate([places for places, _ in codes]) if codes else np.zeros(0, np.int64)
         weights = np.concatenate([weights for _, weights in codes]) if codes else np.zeros(0)
         shape = (len(codes), len(self._places))
-        matrix = sparse.csr_matrix((weights.astype(np.float32), places, starts), shape=shape)
+        matrix: SparseRows = cast(Any, sparse).csr_matrix((weights.astype(np.float32), places, starts), shape=shape)
         matrix.sum_duplicates()
         return matrix
 
@@ -139,8 +148,8 @@ class GramIndex:
 class Coded:
     """Texts as a `TextSpace` sees them."""
 
-    words: sparse.csr_matrix
-    characters: sparse.csr_matrix
+    words: SparseRows
+    characters: SparseRows
     dense: Floats
 
 
@@ -172,8 +181,8 @@ class TextSpace:
     def similarity_of_rows(self, places: NDArray[np.int64] | None = None) -> Floats:
         """How near some rows (all, without `places`) are to each row, shape (m, n)."""
         some = self.rows if places is None else self.encoded(places)
-        by_words = (some.words @ self._words.columns).toarray()
-        by_characters = (some.characters @ self._characters.columns).toarray()
+        by_words: Floats = (some.words @ self._words.columns).toarray()
+        by_characters: Floats = (some.characters @ self._characters.columns).toarray()
         return self._mix(by_words, by_characters, some.dense)
 
     def _mix(self, by_words: Floats, by_characters: Floats, dense: Floats) -> Floats:
@@ -191,13 +200,14 @@ class TextSpace:
         """The product of the matrix of similarities among some rows with others, without making that matrix."""
         of_words, of_characters, of_dense = self._shares
         kept = self.encoded(places)
-        words_t, characters_t = kept.words.T.tocsr(), kept.characters.T.tocsr()
+        words_t: SparseRows = kept.words.T.tocsr()
+        characters_t: SparseRows = kept.characters.T.tocsr()
 
         def product(columns: Floats) -> Floats:
-            total = of_words * (kept.words @ (words_t @ columns))
+            total: NDArray[Any] = of_words * (kept.words @ (words_t @ columns))
             total += of_characters * (kept.characters @ (characters_t @ columns))
             total += of_dense * (kept.dense @ (kept.dense.T @ columns))
-            return total.astype(np.float32)
+            return np.asarray(total, np.float32)
 
         return product
 

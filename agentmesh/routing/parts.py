@@ -1,8 +1,9 @@
 """Splits a message into its wishes, clause by clause. Pure: English function words and punctuation, no model.
 
-A cut needs a sign that a new wish begins: the end of a sentence, a connecting phrase ("after that", "another thing"), or
-an "and", "then" or comma behind which a clause starts (a question word, a subject with its verb, an order). So "terms
-and conditions", "up and running" and "the router and the phone" stay whole. Which agent a part is for is not asked here.
+A cut needs a sign that a new wish begins: the end of a sentence, a connecting phrase ("after that", "another thing"),
+or an "and", "then" or comma behind which a clause starts (a question word, a subject with its verb, an order). So
+"terms and conditions", "up and running" and "the router and the phone" stay whole. Which agent a part is for is not
+asked here.
 """
 
 import re
@@ -68,26 +69,36 @@ _CUT = re.compile(
     r"|(?P<then>,?\s+(?<!and\s)(?<!by\s)(?<!till\s)(?<!until\s)(?<!since\s)(?<!just\s)(?<!even\s)then\s+)(?=\S+\s+\S)",
     re.IGNORECASE,
 )
-_ABBREVIATION = re.compile(r"(?:\b(?:e\.?g|i\.?e|etc|mr|mrs|ms|dr|st|no|nr|vs|approx|incl|[ap]\.?m|u\.?s|[A-Za-z]))\.\s*$", re.IGNORECASE)
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:e\.?g|i\.?e|etc|mr|mrs|ms|dr|st|no|nr|vs|approx|incl|[ap]\.?m|u\.?s|[A-Za-z]))\.\s*$", re.IGNORECASE
+)
 _SUBORDINATE = re.compile(
     r"^(?:(?:and|but|so)\s+)?(?:if|whether|in\s+case|(?:when|whenever|while|because|since|although|though|unless|until|after|"
     rf"before|once|as)\b(?!\s+(?:{_AUXILIARY})\b))",
     re.IGNORECASE,
 )
-_FRAME = re.compile(r"^(?:for|in|on|at|with|to|from|by|during|about|regarding|concerning|the|according\s+to)\b", re.IGNORECASE)
+_FRAME = re.compile(
+    r"^(?:for|in|on|at|with|to|from|by|during|about|regarding|concerning|the|according\s+to)\b", re.IGNORECASE
+)
 _VERB = re.compile(rf"\b(?:{_AUXILIARY}|[a-z]{{3,}}(?:ed|s))\b", re.IGNORECASE)
-_WISH = re.compile(rf"[?？]|^(?:(?:{_LEAD}|and),?\s+)*(?:\w+\s+)?(?:{_QUESTION})\b|^now\b|^(?:(?:{_LEAD}),?\s+)*(?:{_AUXILIARY}|{_ORDER})\b|\b(?:i|we)\s+(?:need|want|would|must|have\s+to|wish|wonder)\b|\b(?:know|wondering|tell\s+me|ask)\b|\b(?:i'd|we'd|please|can\s+you|could\s+you)\b", re.IGNORECASE)
-_BACK_REFERENCE = re.compile(r"\b(?:it|its|it's|this|that|these|those|they|them|their|one|same|there|he|she|him|her)\b", re.IGNORECASE)
+_WISH = re.compile(
+    rf"[?？]|^(?:(?:{_LEAD}|and),?\s+)*(?:\w+\s+)?(?:{_QUESTION})\b|^now\b|^(?:(?:{_LEAD}),?\s+)*(?:{_AUXILIARY}|{_ORDER})\b|\b(?:i|we)\s+(?:need|want|would|must|have\s+to|wish|wonder)\b|\b(?:know|wondering|tell\s+me|ask)\b|\b(?:i'd|we'd|please|can\s+you|could\s+you)\b",
+    re.IGNORECASE,
+)
+_BACK_REFERENCE = re.compile(
+    r"\b(?:it|its|it's|this|that|these|those|they|them|their|one|same|there|he|she|him|her)\b", re.IGNORECASE
+)
 
 GENERIC_STEMS = frozenset(
     stem(w)
-    for w in """able ask assist assistance bad broke broken case check concern cost costs day days doubt error expensive fail
-    failed fast fine fix fixed get give go going good got great happen happened happens happening hello help here hey hi hour
-    hours hurt idea info information issue issues keep know late like long longer look made make many matter mean mess minute
-    minutes much need new nothing often ok okay old once one people please possible price problem problems question questions
-    quick quickly really request right run running say see show situation solve someone something somebody soon sort still
-    stopped stuck stuff sure take tell thank thanks thing things think time today tomorrow trouble try trying urgent urgently
-    use used useful wait waiting want week weeks went wish work worked working works worse wrong yes yesterday yet""".split()
+    for w in """able ask assist assistance bad broke broken case check concern cost costs day days doubt error expensive
+    fail failed fast fine fix fixed get give go going good got great happen happened happens happening hello
+    help here hey hi hour hours hurt idea info information issue issues keep know late like long longer look
+    made make many matter mean mess minute minutes much need new nothing often ok okay old once one people
+    please possible price problem problems question questions quick quickly really request right run running say
+    see show situation solve someone something somebody soon sort still stopped stuck stuff sure take tell thank
+    thanks thing things think time today tomorrow trouble try trying urgent urgently use used useful wait
+    waiting want week weeks went wish work worked working works worse wrong yes yesterday yet""".split()  # noqa: SIM905
 )
 """Stems that nearly every message may hold: alone they do not say what it is about. Our choice."""
 
@@ -114,7 +125,7 @@ class Part:
     text: str
     """As it stands in the message, connecting words left out."""
     context: str
-    """What it is understood by: the text itself, with the part before it where it refers back ("what does it cost?")."""
+    """What it is understood by: the text itself, after the part before it where it refers back to that."""
     background: bool = False
     """It states something before a wish of the same message and asks for nothing itself."""
     loose: bool = False
@@ -143,7 +154,7 @@ def split_parts(text: str) -> tuple[Part, ...]:
         context = f"{parts[-1].text} {piece}" if parts and refers_back(piece) else piece
         wish = _next_wish(pieces, place)
         parts.append(Part(piece, context, background=wish and not _WISH.search(piece), loose=kind is _Cut.COMMA))
-    return tuple(parts)
+    return tuple(parts) or ((Part(text.strip(), text.strip()),) if text.strip() else ())
 
 
 def _next_wish(pieces: list[Piece], place: int) -> bool:
@@ -195,14 +206,16 @@ def _may_end(left: str, *, bare: bool, right: str) -> bool:
     """
     if len(words(left)) < (3 if bare else 2):
         return False
-    if bare and (_SUBORDINATE.match(left) or (_FRAME.match(left) and not _WISH.search(left) and not _VERB.search(left))):
+    if bare and (
+        _SUBORDINATE.match(left) or (_FRAME.match(left) and not _WISH.search(left) and not _VERB.search(left))
+    ):
         return False
     following = _CUT.search(right)
     return not refers_back(right[: following.start()] if following else right)
 
 
 def _join_small(pieces: list[Piece]) -> list[Piece]:
-    """Give short pieces that are about nothing ("Hello", "thank you") to the next one, or to the last one at the end."""
+    """Give short pieces that are about nothing ("Hello", "thank you") to the next one, or at the end to the last one."""
     joined: list[Piece] = []
     held = ""
     for piece, kind in pieces:

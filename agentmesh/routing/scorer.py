@@ -52,7 +52,7 @@ BACKGROUND_NEAR = 0.4
 """A background utterance that comes this near to a card is that card's business and left out."""
 EXACT_ROWS = 4_000
 """Up to this many rows the head is solved exactly and every example is scored as if left out; above, by conjugate
-gradients, with `HELD_OUT_ROWS` examples held out for the calibration. Bounds memory (100 MB) and time (some seconds)."""
+gradients, with `HELD_OUT_ROWS` examples held out for the calibration. Bounds memory to about 300 MB while fitting."""
 HELD_OUT_ROWS = 1_500
 GRADIENT_STEPS = 60
 GRADIENT_TOLERANCE = 1e-4
@@ -138,9 +138,14 @@ class CardScorer:
         self._rows = rows
         self._agent = np.array([row.agent for row in rows], np.int64)
         self._kind = np.array([row.kind for row in rows], np.int64)
-        self._segments = {kind: self._segment(kind) for kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION, Kind.NOT_FOR)}
+        self._segments = {
+            kind: self._segment(kind) for kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION, Kind.NOT_FOR)
+        }
         self._known = Counter(
-            word for row in rows if row.kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION) for word in set(content_words(row.text))
+            word
+            for row in rows
+            if row.kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION)
+            for word in set(content_words(row.text))
         )
         self._head, self.held_out = self._fit()
 
@@ -185,7 +190,7 @@ class CardScorer:
         return targets
 
     def _impute(self, targets: Floats, near: Floats, ridge: Floats) -> None:
-        """Let what a `not_for` says about other agents be what the head thinks without it, so that it changes nothing."""
+        """Let a `not_for` say about other agents what the head thinks without it, so that it changes nothing there."""
         denied = np.flatnonzero(self._kind == Kind.NOT_FOR)
         if not len(denied):
             return
@@ -280,7 +285,7 @@ class CardScorer:
         return mean
 
     def _coverage(self, text: str, *, seen: int = 0) -> float:
-        """Share of the content words that more than `seen` texts of the cards hold; 1 for a text without content words."""
+        """Share of the content words that more than `seen` texts of the cards hold; 1 for a text without such words."""
         found = set(content_words(text))
         return sum(self._known[word] > seen for word in found) / len(found) if found else 1.0
 

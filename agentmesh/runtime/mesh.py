@@ -329,7 +329,7 @@ class Mesh:
         if given is not None:
             return given
         services = await self._open()
-        configurable = cast("dict[str, Any]", config.get("configurable", {}))
+        configurable = config.get("configurable", {})
         key = state.get("run_id") or str(configurable.get("thread_id") or configurable.get("checkpoint_ns") or "loose")
         scope = self._loose.get(key)
         if scope is None:

@@ -4,7 +4,7 @@ import enum
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Annotated, Any, Required, TypedDict, TypeVar
 
 from pydantic import BaseModel
 
@@ -32,7 +32,7 @@ class RunState(TypedDict, total=False):
     """LangGraph's state of one run. Every value survives a checkpoint under strict serialisation."""
 
     run_id: str
-    task: Task
+    task: Required[Task]
     decisions: Annotated[dict[str, RoutingDecision], _merge]
     """By step, `<stage>.r<round>`."""
     replies: Annotated[dict[str, AgentReply], _merge]

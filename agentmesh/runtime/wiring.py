@@ -195,7 +195,7 @@ class _Wiring:
                 run_id=state.get("run_id", scope.ctx.run_id),
                 step=step,
                 agent=stage.agent or "",
-                task=_task_of(state),
+                task=state["task"],
                 stage=stage.name,
                 round=round_,
             )
@@ -242,7 +242,7 @@ class _Wiring:
                     run_id=state.get("run_id", scope.ctx.run_id),
                     step=inner,
                     agent=agent,
-                    task=_task_of(state),
+                    task=state["task"],
                     stage=stage.name,
                     round=round_,
                     order=depth - 1,
@@ -261,7 +261,7 @@ class _Wiring:
             if not replies:
                 earlier = state.get("answer")
                 return {"visits": visits, "answer": earlier or _nobody(scope, step, state)}
-            answer = await refine_step(scope.parts.refiner, _task_of(state), replies, scope.ctx.at(step=step))
+            answer = await refine_step(scope.parts.refiner, state["task"], replies, scope.ctx.at(step=step))
             return {"visits": visits, "answer": answer}
 
         return refine
@@ -276,14 +276,10 @@ class _Wiring:
             name = self.prefix + stage.name
             entered = {**state, "visits": {**state.get("visits", {}), name: round_}}
             result = cast("RunState", await compiled.ainvoke(cast("Any", entered), config, context=scope))
-            kept = ("decisions", "replies", "visits", "answer")
-            return {**{k: result[k] for k in kept if k in result}, "visits": {**result.get("visits", {}), name: round_}}
+            kept: dict[str, Any] = {k: v for k, v in result.items() if k in ("decisions", "replies", "answer")}
+            return {**kept, "visits": {**result.get("visits", {}), name: round_}}
 
         return subgraph
-
-
-def _task_of(state: RunState) -> Task:
-    return state["task"]
 
 
 def _calls(

@@ -261,7 +261,7 @@ class TraceStore:
                 self._sync()
             except Exception as error:  # this thread must live on; the files hold what it could not index
                 self._fail(error)
-            if self._unsynced and not self._awake:
+            if (self._unsynced or self._waiting) and not self._awake:
                 self._awake = True
                 self._wake.put(True)
 
@@ -297,13 +297,11 @@ class TraceStore:
         """Bring what was written onto the disk itself, at most once a second."""
         if not self._unsynced or (not now and time.monotonic() < self._synced_at + SYNC_EVERY_S):
             return
-        runs, self._unsynced = self._unsynced, set()
+        with self._indexing:
+            runs, self._unsynced = self._unsynced, set()
         for path in (self.folder, *(self._path(run_id) for run_id in runs)):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with contextlib.suppress(FileNotFoundError):  # somebody removed it meanwhile
+                _sync_file(path)
         self._synced_at = time.monotonic()
 
     async def flush(self) -> None:
@@ -416,7 +414,7 @@ class TraceStore:
         """
         if format not in FORMATS:
             raise InputError(f"there is no format {format!r}; choose {' or '.join(FORMATS)}")
-        lines = [event.model_dump_json() for event in self.read(run_id)]
+        lines = [_serialised(event).decode() for event in self.read(run_id)]
         if format == "jsonl":
             return "".join(line + "\n" for line in lines)
         return "[\n" + ",\n".join(lines) + "\n]\n"
@@ -554,7 +552,8 @@ class _Run:
         self.bytes = end
         if self.events == 1:
             self.started = event.at
-        self.latency_s = max(self.latency_s, event.at - self.started)
+        if self.finished is None:
+            self.latency_s = max(self.latency_s, event.at - self.started)
         match event:
             case RunStarted():
                 self.tenant, self.user, self.thread = event.task.tenant, event.task.user, event.task.thread
@@ -648,6 +647,15 @@ def _lines(path: Path, start: int = 0) -> Iterator[tuple[int, int, bytes]]:
             if line != b"\n":
                 yield start, end, line
             start = end
+
+
+def _sync_file(path: Path) -> None:
+    """Wait until what was written to the file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _all_lines(path: Path, start: int) -> list[tuple[int, int, bytes]]:

@@ -1,0 +1,267 @@
+"""From what is known about the parts of a message to one routing decision with its reasons. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentmesh.routing.calibration import Judged, probabilities
+from agentmesh.routing.parts import Part
+from agentmesh.routing.scorer import SIGNALS
+from agentmesh.types import AgentCard, Candidate, Chosen, Mode, RoutingDecision
+
+__all__ = ["Limits", "Verdict", "candidate", "compose", "verdict_on"]
+
+Floats = NDArray[np.float64]
+
+ASKED_BACK = 3
+"""Agents that the question of `clarify` names."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From which probability on. All 0 to 1; our choices, the best of eight on the validation rows of clinc_mix."""
+
+    threshold: float = 0.35
+    """Least probability with which an agent is chosen for a part."""
+    none_threshold: float = 0.5
+    """Probability of "none of them" above which a part is nobody's."""
+    margin: float = 0.1
+    """A second agent of the same part is at most this much less probable than the first."""
+    background: float = 0.6
+    """Least probability for a statement that only leads up to a wish to bring in an agent of its own."""
+    vague: float = 0.6
+    """Least probability for a message without a word that says what it is about."""
+    vague_near: float = 0.6
+    """Least nearness to an example for the same: such a message is only understood where a card quotes it."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one part of a message."""
+
+    part: Part
+    chance: Floats
+    """Probabilities, shape (c + 1,); the last one is "none of them"."""
+    score: Floats
+    """Logits, same shape."""
+    signals: NDArray[np.float32]
+    """Shape (c, len(SIGNALS))."""
+    chosen: tuple[int, ...]
+    """Positions of the agents, best first, at most two."""
+    note: str = ""
+    """With what else the part was read."""
+
+    def with_lead(self, judged: Judged, row: int, limits: Limits, note: str) -> "Verdict":
+        """The verdict on the same part read half alone, half as in that row of `judged`."""
+        score = (self.score + judged.score[row]) / 2
+        signals = (self.signals + judged.signals[row]) / 2
+        both = Judged(probabilities(score[None]), score[None], signals[None])
+        return verdict_on(self.part, both, 0, limits, note=note)
+
+
+def verdict_on(part: Part, judged: Judged, row: int, limits: Limits, *, vague: bool = False, note: str = "") -> Verdict:
+    """Choose the agents of a part by one row of `judged`; `vague` if no word says what it is about."""
+    chance = judged.chance[row]
+    order = np.argsort(-chance[:-1], kind="stable")[:2].tolist()
+    best = float(chance[order[0]])
+    least = max(limits.threshold, limits.background) if part.background else limits.threshold
+    chosen = tuple(a for a in order if chance[a] >= least and best - chance[a] <= limits.margin)
+    quoted = float(judged.signals[row, order[0], SIGNALS.index("near")]) >= limits.vague_near
+    if chance[-1] > limits.none_threshold or (vague and not (best >= limits.vague and quoted)):
+        chosen = ()
+    return Verdict(part, chance, judged.score[row], judged.signals[row], chosen, note)
+
+
+def candidate(agent: str, judged: Judged, row: int, place: int, *, chosen: bool, reason: str) -> Candidate:
+    """An agent as it was considered in one row of `judged`."""
+    return Candidate(
+        agent=agent,
+        score=float(judged.score[row, place]),
+        probability=float(judged.chance[row, place]),
+        chosen=chosen,
+        reason=reason,
+        signals=dict(zip(SIGNALS, np.round(judged.signals[row, place].astype(np.float64), 4).tolist(), strict=True)),
+    )
+
+
+def compose(
+    router: str, cards: Sequence[AgentCard], verdicts: Sequence[Verdict], limits: Limits, most: int, *, vague: bool
+) -> RoutingDecision:
+    """One decision about a message from the verdicts on its parts.
+
+    The agents of all parts work, the most probable ones first, at most `most`; each on its own parts and what leads up
+    to them, weighted by its probabilities. Nobody is chosen: ask back if the message is vague or an agent is more
+    probable than none, else it is out of scope.
+    """
+    return _Composer(router, cards, verdicts, limits, most, vague=vague).decision()
+
+
+class _Composer:
+    """The numbers that the pieces of a decision share."""
+
+    def __init__(
+        self,
+        router: str,
+        cards: Sequence[AgentCard],
+        verdicts: Sequence[Verdict],
+        limits: Limits,
+        most: int,
+        *,
+        vague: bool,
+    ) -> None:
+        self.router, self.cards, self.verdicts, self.limits, self.most, self.vague = (
+            router,
+            cards,
+            verdicts,
+            limits,
+            most,
+            vague,
+        )
+        self.all = Judged(
+            np.stack([v.chance for v in verdicts]),
+            np.stack([v.score for v in verdicts]),
+            np.stack([v.signals for v in verdicts]),
+        )
+        self.rows: list[int] = self.all.chance[:, :-1].argmax(axis=0).tolist()
+        """The part in which each agent is most probable."""
+        self.best: list[float] = self.all.chance[:, :-1].max(axis=0).tolist()
+        self.own: dict[int, list[int]] = {}
+        """The parts of each agent that some part chose."""
+        for row, verdict in enumerate(verdicts):
+            for agent in verdict.chosen:
+                self.own.setdefault(agent, []).append(row)
+        self.kept = sorted(self.own, key=lambda a: (-self._chance_of(a), a))[:most]
+        wishes = [row for row, v in enumerate(verdicts) if not v.part.background] or [0]
+        self.none = float(self.all.chance[wishes, -1].min())
+
+    def decision(self) -> RoutingDecision:
+        """Put it together."""
+        question = None
+        if self.kept:
+            mode = Mode.SOLO if len(self.kept) == 1 else Mode.PARALLEL
+            reason, confidence = self._why_these(), self._sure()
+        elif self.vague or self.none <= max(self.best):
+            mode, question, confidence = Mode.CLARIFY, self._question(), 1.0 - max(self.best)
+            reason = "no word says what the message is about" if self.vague else "no agent stands out"
+            reason += f"; {self._nearest()}"
+        else:
+            mode, confidence = Mode.OUT_OF_SCOPE, self.none
+            reason = f"none of the agents with probability {self.none:.2f}; {self._nearest()}"
+        return RoutingDecision(
+            mode=mode,
+            chosen=self._chosen(),
+            reason=reason,
+            candidates=self._candidates(mode),
+            evidence=self._evidence(),
+            confidence=min(1.0, max(0.0, confidence)),
+            question=question,
+            router=self.router,
+        )
+
+    def _chance_of(self, agent: int) -> float:
+        """The best probability of an agent among its own parts."""
+        return float(self.all.chance[self.own[agent], agent].max())
+
+    def _chosen(self) -> tuple[Chosen, ...]:
+        shares = {a: float(self.all.chance[self.own[a], a].sum()) for a in self.kept}
+        return tuple(
+            Chosen(
+                agent=self.cards[a].id,
+                score=float(self.all.score[self.own[a], a].max()),
+                probability=self._chance_of(a),
+                weight=shares[a] / sum(shares.values()),
+                part=self._part(self.own[a]),
+            )
+            for a in self.kept
+        )
+
+    def _part(self, rows: Sequence[int]) -> str:
+        """The text of some parts in order, each with what leads up to it."""
+        taken: list[int] = []
+        for row in rows:
+            first = row
+            while first > 0 and (
+                self.verdicts[first - 1].part.background or (self.verdicts[row].note and first == row)
+            ):
+                first -= 1
+            taken.extend(i for i in range(first, row + 1) if i not in taken)
+        return " ".join(self.verdicts[i].part.text for i in taken)
+
+    def _candidates(self, mode: Mode) -> tuple[Candidate, ...]:
+        rest = sorted((a for a in range(len(self.cards)) if a not in self.kept), key=lambda a: -self.best[a])
+        return tuple(
+            candidate(self.cards[a].id, self.all, self.rows[a], a, chosen=a in self.kept, reason=self._why(a, mode))
+            for a in (*self.kept, *rest)
+        )
+
+    def _why(self, agent: int, mode: Mode) -> str:
+        """Why an agent was chosen or passed over."""
+        limits, best = self.limits, self.best[agent]
+        verdict = self.verdicts[self.rows[agent]]
+        said = f"probability {best:.2f}"
+        if agent in self.kept:
+            note = self.verdicts[self.own[agent][0]].note
+            return f"probability {self._chance_of(agent):.2f}, at least {limits.threshold:.2f}" + (
+                f"; {note}" if note else ""
+            )
+        if agent in self.own:
+            return f"{said}, but outside the {self.most} best"
+        if best < limits.threshold:
+            return f"{said} below {limits.threshold:.2f}"
+        if mode is Mode.CLARIFY:
+            return f"{said}, but the message is too vague to decide"
+        if verdict.part.background and best < limits.background:
+            return f"{said} below {limits.background:.2f} for a part that only leads up to a wish"
+        if verdict.chance[-1] > limits.none_threshold:
+            return f"{said}, but none of the agents has {verdict.chance[-1]:.2f}"
+        return f"{said}, more than {limits.margin:.2f} behind the best"
+
+    def _why_these(self) -> str:
+        named = ", ".join(f"{self.cards[a].id} ({self._chance_of(a):.2f})" for a in self.kept)
+        count = len(self.verdicts)
+        reason = f"{named} for {'the message' if count == 1 else f'the {count} parts of the message'}"
+        foreign = sum(not v.chosen and not v.part.background for v in self.verdicts)
+        if foreign:
+            reason += f"; {foreign} of them without an agent"
+        notes = sorted({v.note for v in self.verdicts if v.note and v.chosen})
+        return "; ".join([reason, *notes])
+
+    def _sure(self) -> float:
+        """Probability that every part is decided rightly, the parts taken as independent."""
+        sure = 1.0
+        for verdict in self.verdicts:
+            if verdict.chosen:
+                sure *= float(verdict.chance[list(verdict.chosen)].sum())
+            elif not verdict.part.background:
+                sure *= float(verdict.chance[-1])
+        return sure
+
+    def _nearest(self) -> str:
+        agent = int(np.argmax(self.best))
+        return f"the nearest is {self.cards[agent].id} with {self.best[agent]:.2f}"
+
+    def _question(self) -> str:
+        """What to ask the user: the nearest agents by name."""
+        titles = [self.cards[a].title for a in np.argsort(-np.array(self.best), kind="stable")[:ASKED_BACK].tolist()]
+        return f"What is it about: {', '.join(titles)}, or something else? Please describe it in a few more words."
+
+    def _evidence(self) -> dict[str, Any]:
+        return {
+            "threshold": self.limits.threshold,
+            "none_threshold": self.limits.none_threshold,
+            "margin": self.limits.margin,
+            "out_of_scope": round(self.none, 4),
+            "parts": [
+                {
+                    "text": v.part.text,
+                    "agents": [self.cards[a].id for a in v.chosen],
+                    "none": round(float(v.chance[-1]), 4),
+                    "background": v.part.background,
+                    "note": v.note,
+                }
+                for v in self.verdicts
+            ],
+        }
