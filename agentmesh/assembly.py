@@ -11,12 +11,10 @@ from typing import Any
 
 from agentmesh.agents import refiners
 from agentmesh.agents.base import Agent, Refiner
-from agentmesh.agents.expert import ExpertAgent
-from agentmesh.agents.function import FunctionAgent
 from agentmesh.context import context_routers
 from agentmesh.context.base import ContextRouter
 from agentmesh.database import Database
-from agentmesh.errors import ConfigError, MeshError, StoreError, UnknownNameError
+from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
 from agentmesh.graphs import GraphSpec
 from agentmesh.journal import JOURNAL_TABLES, DatabaseJournal
 from agentmesh.memory.arrays import ArrayStore
@@ -199,13 +197,14 @@ def open_trace(folder: str | Path, *, environ: Mapping[str, str] | None = None) 
     """The recorded runs of a project, for reading; close the database when done.
 
     Raises:
-        StoreError: If nothing was recorded yet, or it cannot be read.
+        InputError: If nothing was recorded yet.
+        StoreError: If it cannot be read.
     """
     folder = Path(folder)
     settings = load_settings(folder, environ=os.environ if environ is None else environ)
     home = folder / settings.home
     if not (home / "mesh.db").exists():
-        raise StoreError(f"{settings.home}: nothing was recorded yet; run something with `agentmesh run` first")
+        raise InputError(f"{settings.home}: nothing was recorded yet; run something with `agentmesh run` first")
     return _open_records(home, settings)
 
 
@@ -378,6 +377,8 @@ def _parts(
         if (agent, variant) not in made_agents:
             card = by_id[agent]
             role = roles.get(card.role)
+            from agentmesh.agents.expert import ExpertAgent
+
             made_agents[agent, variant] = ExpertAgent(card, models.of(card, variant), role)
         return made_agents[agent, variant]
 
@@ -541,5 +542,7 @@ def _agent_of(agent: AgentCard | Agent | Callable[..., Any]) -> AgentCard | Agen
         text = inspect.getdoc(agent)
         if not text:
             raise ConfigError(f"the function {name!r} needs a docstring: routers read it as the agent's description")
+        from agentmesh.agents.function import FunctionAgent
+
         return FunctionAgent(AgentCard(id=name.replace("_", "-"), description=" ".join(text.split())), agent)
     raise ConfigError(f"{type(agent).__name__} is not an agent; give a card, an `Agent`, or a function")

@@ -115,6 +115,11 @@ class Meter:
         if self.stop is None:
             self.stop = StopReason(limit=error.limit, allowed=error.allowed, spent=error.spent, text=str(error))
 
+    def note_time(self) -> None:
+        """Remember that the run's time is over, if it is."""
+        if self.limits.max_seconds is not None and self.seconds() >= self.limits.max_seconds:
+            self.note(LimitError("max_seconds", self.limits.max_seconds, self.seconds()))
+
     def add(self, usage: Usage) -> None:
         """Count what a call took."""
         self.spent = self.spent + usage

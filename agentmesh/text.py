@@ -9,9 +9,9 @@ __all__ = ["NUMBER_WORDS", "STOP_WORDS", "asks", "content_words", "fold", "sente
 STOP_WORDS = frozenset(
     """a about above after again all also am an and any are as at be because been before being below between both but by
     can could did do does doing don down during each few for from further had has have having he her here hers him his
-    how i if in into is it its just like me more most my no nor not now of off on once only or other our out over own
-    please same she should so some such than that the their them then there these they this those through to too under
-    until up very want was we were what when where which while who whom why will with would you your
+    how i if in into is it its just like many me more most much my no nor not now of off on once only or other our out
+    over own please same she should so some such than that the their them then there these they this those through to
+    too under until up very want was we were what when where which while who whom why will with would you your
     yours""".split()  # noqa: SIM905
 )
 """Words that say little about what a text is about. `not` and `no` are among them: negation is looked at separately."""

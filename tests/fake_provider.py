@@ -39,7 +39,7 @@ class FakeProvider:
         self.turns, self.requests, self.keys = list(turns or (Turn(),)), list[dict[str, Any]](), list[str]()
         self.released = threading.Event()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _QuietServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
@@ -64,6 +64,11 @@ class FakeProvider:
             self.requests.append(request)
             self.keys.append(key)
             return self.turns[min(len(self.requests), len(self.turns)) - 1]
+
+
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was cancelled resets its connection: that is no news here."""
 
 
 def _handler(provider: FakeProvider) -> type[BaseHTTPRequestHandler]:

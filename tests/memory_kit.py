@@ -1,6 +1,6 @@
 """What the tests of memory share: a clock that stands still, an embedder that counts, and the five kinds of store."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -53,19 +53,19 @@ async def open_owned(folder: Path, *, wait_s: float = 5.0) -> OwnedMemory:
 
 
 @asynccontextmanager
-async def _arrays(folder: Path) -> AsyncIterator[KeyedStore]:
+async def _arrays(folder: Path) -> AsyncGenerator[KeyedStore, None]:
     yield ArrayStore(EMBEDDER.name, DIMENSIONS, clock=FixedClock())
 
 
 @asynccontextmanager
-async def _chroma(folder: Path) -> AsyncIterator[KeyedStore]:
+async def _chroma(folder: Path) -> AsyncGenerator[KeyedStore, None]:
     store = ChromaStore(folder, EMBEDDER.name, DIMENSIONS, clock=FixedClock())
     yield store
     await store.aclose()
 
 
-def _working(hot_items: int) -> Callable[[Path], AsyncIterator[KeyedStore]]:
-    async def opened(folder: Path) -> AsyncIterator[KeyedStore]:
+def _working(hot_items: int) -> Callable[[Path], AsyncGenerator[KeyedStore, None]]:
+    async def opened(folder: Path) -> AsyncGenerator[KeyedStore, None]:
         clock = FixedClock()
         back = ChromaStore(folder, EMBEDDER.name, DIMENSIONS, clock=clock)
         store = WorkingStore(back, hot_items=hot_items, clock=clock)
@@ -76,14 +76,14 @@ def _working(hot_items: int) -> Callable[[Path], AsyncIterator[KeyedStore]]:
 
 
 @asynccontextmanager
-async def _owner(folder: Path) -> AsyncIterator[KeyedStore]:
+async def _owner(folder: Path) -> AsyncGenerator[KeyedStore, None]:
     store = await open_owned(folder)
     yield store
     await store.aclose()
 
 
 @asynccontextmanager
-async def _remote(folder: Path) -> AsyncIterator[KeyedStore]:
+async def _remote(folder: Path) -> AsyncGenerator[KeyedStore, None]:
     owner = await open_owned(folder)
     asking = await open_owned(folder)
     assert owner.owns

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ async def test_another_embedder_is_refused_with_both_ways_out(tmp_path: Path, na
 async def test_a_damaged_folder_is_one_line_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "chroma.sqlite3").write_bytes(b"this is no database" * 100)
     store = chroma(tmp_path)
-    with pytest.raises(StoreError, match="is damaged .*move it away") as caught:
+    with pytest.raises(StoreError, match=r"is damaged .*move it away") as caught:
         await store.open()
     assert "\n" not in str(caught.value)
     await store.aclose()
@@ -93,14 +94,19 @@ async def test_a_file_in_place_of_the_folder_is_said(tmp_path: Path) -> None:
     await store.aclose()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
-async def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
     tmp_path.chmod(0o500)
-    store = chroma(tmp_path / "memory")
+    yield tmp_path
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
+async def test_a_read_only_folder_is_said(read_only: Path) -> None:
+    store = chroma(read_only / "memory")
     with pytest.raises(StoreError, match="cannot be written"):
         await store.open()
     await store.aclose()
-    tmp_path.chmod(0o700)
 
 
 FULL_DISK = """

@@ -68,7 +68,7 @@ async def test_a_failed_flush_keeps_the_buffer_and_the_next_one_writes_it(disk: 
     store = WorkingStore(disk)
     await remember(store, "t", note("a"))
     disk.fail_next = 1
-    with pytest.raises(StoreError, match="disk is full.*1 items are kept in memory"):
+    with pytest.raises(StoreError, match=r"disk is full.*1 items are kept in memory"):
         await store.flush()
     assert store.pending == 1
     assert await texts_found(store, "t", "note") == ["the note a"]

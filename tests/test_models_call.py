@@ -114,7 +114,7 @@ async def test_prompt_and_reply_stand_in_the_event_only_where_the_run_keeps_them
     assert called(sink)[0].reply == "yes"
 
 
-async def test_a_finished_call_is_not_repeated_but_its_usage_counts(ctx: RunContext, sink: Sink) -> None:
+async def test_a_finished_call_is_neither_repeated_nor_counted_again(ctx: RunContext, sink: Sink) -> None:
     model = ScriptedModel(["first", "second"])
     first = await call_model(model, ASK, ctx)
     again = await call_model(model, ASK, ctx.at())
@@ -122,7 +122,7 @@ async def test_a_finished_call_is_not_repeated_but_its_usage_counts(ctx: RunCont
     assert len(model.requests) == 1
     assert [e.replayed for e in called(sink)] == [False, True]
     assert ctx.meter is not None
-    assert ctx.meter.spent.calls == 2
+    assert ctx.meter.spent.calls == 1
 
 
 async def test_the_next_call_of_a_step_is_another_call(ctx: RunContext) -> None:

@@ -1,6 +1,7 @@
 """The command line. Nothing heavy is imported before a command runs."""
 
 import sys
+import warnings
 from typing import NoReturn
 
 from agentmesh.cli.commands import app
@@ -14,6 +15,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 def main() -> NoReturn:
     """Run the command of this process. Mistakes are one line on standard error, never a traceback."""
+    warnings.showwarning = lambda message, *rest: _complain(str(message))
     try:
         code = app(standalone_mode=False)
     except MeshError as error:

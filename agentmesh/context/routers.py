@@ -35,6 +35,8 @@ MOST_ASKS = 8
 """Single questions of a task that are looked at on their own."""
 MEASURED_AT_ONCE = 8
 """New items up to this many are measured in the event loop's own thread (about 0.2 ms each); more go to another."""
+BEST_ASK_SHARE = 0.6
+"""Of the words' part in the relevance: weight of the single question that an item fits best; our choice."""
 PARTS = ("relevance", "cosine", "lexical", "role", "stage", "recency", "trust")
 """Parts of a score, as the report names them; cosine and lexical are mixed into the relevance."""
 FULL_TOKENS = 6_000
@@ -74,7 +76,7 @@ class RoleAwareRouter:
         half_life_rounds: float = 2.0,
         weights: ScoreWeights | Mapping[str, float] | None = None,
         min_relevance: float = 0.15,
-        min_share: float = 0.4,
+        min_share: float = 0.5,
         min_trust: float = 0.2,
         part_share: float = 0.8,
         dense_share: float = 0.5,
@@ -361,7 +363,7 @@ def _admit(
 
 
 def _lexical(texts: Sequence[str], shares: Sequence[float], measured: Sequence[Measured]) -> NDArray[np.float64]:
-    """How much of the texts' words each item holds: half for a text as a whole, half for its best single question."""
+    """How much of the texts' words each item holds, as a whole and for the single question that it fits best."""
     queries = [_questions(text[:QUERY_CHARS]) for text in texts]
     found = bm25_shares(
         [stems for query in queries for stems in query], [m.counts for m in measured], [m.length for m in measured]
@@ -369,7 +371,8 @@ def _lexical(texts: Sequence[str], shares: Sequence[float], measured: Sequence[M
     total, first = np.zeros(len(measured)), 0
     for query, share in zip(queries, shares, strict=True):
         whole, single = found[first], found[first + 1 : first + len(query)]
-        total += share * (whole + (single.max(axis=0) if len(single) else whole)) / 2
+        best = single.max(axis=0) if len(single) else whole
+        total += share * (BEST_ASK_SHARE * best + (1 - BEST_ASK_SHARE) * whole)
         first += len(query)
     return total
 
@@ -412,11 +415,11 @@ def _choose(
 
 
 def _render(kept: Sequence[_Scored], counter: TokenCounter) -> tuple[list[PackItem], str, int]:
-    """Pack items in reading order: items of one source together, the source of the best item first."""
+    """Pack items in reading order: items of one file together, that of the best item first; `file > heading` is a source."""
     groups: dict[str, list[_Scored]] = {}
     for s in kept:
         item = s.measured.item
-        groups.setdefault(item.source or item.id, []).append(s)
+        groups.setdefault(item.source.partition(" > ")[0] or item.id, []).append(s)
     ordered = [s for group in groups.values() for s in group]
     items = [
         PackItem.model_construct(

@@ -69,10 +69,11 @@ def relevance(cosines: Array, lexical: Array, *, dense_share: float = 0.5) -> Ar
 def bm25_shares(
     queries: Sequence[Sequence[str]], documents: Sequence[Mapping[str, int]], lengths: Sequence[int]
 ) -> Array:
-    """BM25 of each document as a share of what a query could reach, 0..1, shape (queries, documents).
+    """BM25 of each document as a share of what a full match reaches, 0..1, shape (queries, documents).
 
-    Inverse document frequencies are those within `documents`. A query reaches at most the sum of `idf * (k1 + 1)` over
-    its words; a word that no document holds counts there as well, so a query about something else reaches little.
+    Inverse document frequencies are those within `documents`. A full match is a document of mean length with every
+    word of the query once: the sum of `idf`; more is cut to 1. A word that no document holds counts there as well, so a
+    query about something else reaches little.
 
     Args:
         queries: Stems of content words of each query, repetitions count once.
@@ -96,5 +97,5 @@ def bm25_shares(
     uses = np.zeros((len(queries), len(places)))
     for row, query in enumerate(queries):
         uses[row, [places[word] for word in query]] = 1.0
-    reachable = uses @ idf * (BM25_K1 + 1)
-    return (uses @ gains.T) / np.where(reachable > 0, reachable, 1.0)[:, None]
+    full = uses @ idf
+    return np.minimum((uses @ gains.T) / np.where(full > 0, full, 1.0)[:, None], 1.0)

@@ -166,9 +166,13 @@ class ChromaStore:
             from chromadb.config import Settings
 
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._client = chromadb.PersistentClient(
-                path=str(self.folder), settings=Settings(anonymized_telemetry=False, allow_reset=False)
-            )
+            try:
+                self._client = chromadb.PersistentClient(
+                    path=str(self.folder), settings=Settings(anonymized_telemetry=False, allow_reset=False)
+                )
+            except Exception:
+                _forget_broken(str(self.folder))
+                raise
         return self._client
 
     def _close(self) -> None:
@@ -281,6 +285,14 @@ class ChromaStore:
             raise StoreVersionError(
                 f"the memory in {self.folder} holds items of a newer form; upgrade agentmesh"
             ) from error
+
+
+def _forget_broken(path: str) -> None:
+    """Chroma keeps what it failed to open and gives it to the next who asks: a mended folder would stay broken."""
+    from chromadb.api.shared_system_client import SharedSystemClient
+
+    SharedSystemClient._identifier_to_system.pop(path, None)  # pyright: ignore[reportPrivateUsage]
+    SharedSystemClient._identifier_to_refcount.pop(path, None)  # pyright: ignore[reportPrivateUsage]
 
 
 def _of_tenant(item: MemoryItem, tenant: str) -> MemoryItem:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import warnings
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -263,6 +264,9 @@ def load_litellm() -> Any:
         litellm = cast(Any, importlib.import_module("litellm"))
     except ImportError as error:
         raise ConfigError("the package litellm is not installed; run `pip install litellm`") from error
+    # It would print these about itself: at its first streamed chunk, and where a call is cancelled before it began.
+    warnings.filterwarnings("ignore", message=".*'ChatCompletionReasoningItem'", category=UserWarning)
+    warnings.filterwarnings("ignore", message=r"coroutine '\w+\.acompletion' was never", category=RuntimeWarning)
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.set_verbose = False

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from agentmesh.errors import ModelReplyError
 from agentmesh.models.litellm import LiteLLMClient, known_models
+from agentmesh.models.wire import valid_text
 from agentmesh.settings import ModelSettings
 
 __all__ = ["LiteLLMEmbedder"]
@@ -53,7 +54,7 @@ class LiteLLMEmbedder:
         wanted = [place for place, text in enumerate(texts) if text.strip()]
         for start in range(0, len(wanted), BATCH):
             part = wanted[start : start + BATCH]
-            vectors = await self._ask([texts[place][:LONGEST_CHARS] for place in part])
+            vectors = await self._ask([valid_text(texts[place][:LONGEST_CHARS]) for place in part])
             rows.update(zip(part, vectors, strict=True))
         lengths = {len(row) for row in rows.values()}
         if rows and not self._dimensions and len(lengths) == 1:

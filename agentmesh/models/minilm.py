@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh.errors import ConfigError, ModelWeightsError
+from agentmesh.models.wire import valid_text
 
 __all__ = ["MiniLMEmbedder"]
 
@@ -51,7 +52,7 @@ class MiniLMEmbedder:
         vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
         wanted = [place for place, text in enumerate(texts) if text.strip()]
         if wanted:
-            vectors[wanted] = await asyncio.to_thread(self._embed, [texts[place] for place in wanted])
+            vectors[wanted] = await asyncio.to_thread(self._embed, [valid_text(texts[place]) for place in wanted])
         return vectors
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from agentmesh.errors import ModelReplyError, ModelRequestError
 from agentmesh.models.base import ChatMessage, ChatReply, ChatRequest, ToolCall
 from agentmesh.types import Usage
 
-__all__ = ["ReplyBuilder", "one_line", "to_wire"]
+__all__ = ["ReplyBuilder", "one_line", "to_wire", "valid_text"]
 
 _FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _SECRET = re.compile(
@@ -180,9 +180,13 @@ def one_line(text: object, *, secrets: Sequence[str] = (), most: int = 240) -> s
     return line if len(line) <= most else line[: most - 3].rstrip() + "..."
 
 
+def valid_text(text: str) -> str:
+    """The text without lone surrogates: they come from loose decoding, and neither JSON nor a tokenizer takes them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _message(message: ChatMessage) -> dict[str, Any]:
-    # Lone surrogates come from text that was decoded loosely; neither JSON nor a tokenizer takes them.
-    text = message.text.encode("utf-8", "replace").decode("utf-8")
+    text = valid_text(message.text)
     wire: dict[str, Any] = {"role": message.role, "content": text}
     if message.tool_calls:
         wire["tool_calls"] = [

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh.errors import ModelWeightsError
+from agentmesh.models.wire import valid_text
 
 __all__ = ["WordLlamaEmbedder"]
 
@@ -96,7 +97,7 @@ def _embed(texts: list[str]) -> NDArray[np.float32]:
                 break
             end += 1
         part = order[start:end]
-        vectors[part] = model.embed([texts[i].encode("utf-8", "replace").decode() for i in part])
+        vectors[part] = model.embed([valid_text(texts[i]) for i in part])
         start = end
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms == 0, 1, norms).astype(np.float32)

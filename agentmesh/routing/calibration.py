@@ -21,8 +21,8 @@ Floats = NDArray[np.float64]
 BARE = np.array([5.6, 6.2, 0.0, 1.5, 1.0, -2.0, 1.6, -5.3, -2.7, 1.5, -1.5])
 """Parameters for cards with a description only."""
 FULL = np.array([3.8, 8.0, 2.0, 2.0, 1.0, -2.0, 3.7, -3.6, -2.3, 0.4, 2.5])
-"""Parameters for cards with about 60 examples. Both in the order of `SIGNALS`, then `NONE_SIGNALS`; fitted on train rows
-of clinc150, hwu64 and banking77 that were no examples (1,500 each) and clinc150's 200 out-of-scope rows."""
+"""Parameters for cards with about 60 examples. Both in the order of `SIGNALS`, then `NONE_SIGNALS`; fitted on train
+rows of clinc150, hwu64 and banking77 that were no examples (1,500 each) and clinc150's 200 out-of-scope rows."""
 HALF_WAY_EXAMPLES = 8.0
 """Examples a card, on average, at which the parameters lie half way between `BARE` and `FULL`."""
 PRIOR_STRENGTH = 50.0
@@ -80,19 +80,19 @@ def fit_logit(
         McFadden (1974), conditional logit; Platt (1999) for fitting on scores of held-out examples.
         Our choice: agents share their parameters, and the prior.
     """
-    count, choices, split = agents.shape
-    signals = np.zeros((count, choices + 1, split + none.shape[1]))
+    count, choices, split = (int(size) for size in agents.shape)
+    signals: Floats = np.zeros((count, choices + 1, len(prior)))
     signals[:, :choices, :split] = agents
     signals[:, choices, split:] = none
-    found = prior.copy()
-    rows = np.arange(count)
+    found: Floats = prior.copy()
+    rows: NDArray[np.int64] = np.arange(count)
     for _ in range(STEPS if count else 0):
         chance = probabilities(signals @ found)
         expected = np.einsum("mc,mcp->mp", chance, signals)
         gradient = weights @ (signals[rows, labels] - expected) - strength * (found - prior)
         spread = (signals * (chance * weights[:, None])[:, :, None]).reshape(-1, len(found))
         curvature = spread.T @ signals.reshape(-1, len(found)) - (expected * weights[:, None]).T @ expected
-        step = np.linalg.solve(curvature + strength * np.eye(len(found)), gradient)
+        step: Floats = np.linalg.solve(curvature + strength * np.eye(len(found)), gradient)
         longest = float(np.abs(step).max())
         found = found + step * min(1.0, LONGEST_STEP / max(longest, 1e-12))
         if longest < 1e-4:

@@ -83,7 +83,7 @@ def candidate(agent: str, judged: Judged, row: int, place: int, *, chosen: bool,
         probability=float(judged.chance[row, place]),
         chosen=chosen,
         reason=reason,
-        signals=dict(zip(SIGNALS, np.round(judged.signals[row, place].astype(np.float64), 4).tolist(), strict=True)),
+        signals={name: round(float(judged.signals[row, place, i]), 4) for i, name in enumerate(SIGNALS)},
     )
 
 
@@ -240,12 +240,13 @@ class _Composer:
         return sure
 
     def _nearest(self) -> str:
-        agent = int(np.argmax(self.best))
+        agent = self.best.index(max(self.best))
         return f"the nearest is {self.cards[agent].id} with {self.best[agent]:.2f}"
 
     def _question(self) -> str:
         """What to ask the user: the nearest agents by name."""
-        titles = [self.cards[a].title for a in np.argsort(-np.array(self.best), kind="stable")[:ASKED_BACK].tolist()]
+        nearest = sorted(range(len(self.cards)), key=lambda a: -self.best[a])[:ASKED_BACK]
+        titles = [self.cards[a].title for a in nearest]
         return f"What is it about: {', '.join(titles)}, or something else? Please describe it in a few more words."
 
     def _evidence(self) -> dict[str, Any]:

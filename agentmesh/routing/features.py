@@ -103,7 +103,7 @@ class GramIndex:
         counts = self._starts[places + 1] - starts
         ends = np.cumsum(counts)
         if len(ends) and ends[-1]:
-            flat = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
+            flat: Places = np.arange(int(ends[-1])) + np.repeat(starts - (ends - counts), counts)
             shares = self._values[flat] * np.repeat(weights, counts)
             near[:] = np.bincount(self._rows_of[flat], shares, len(near))
 

@@ -69,6 +69,7 @@ _CUT = re.compile(
     r"|(?P<then>,?\s+(?<!and\s)(?<!by\s)(?<!till\s)(?<!until\s)(?<!since\s)(?<!just\s)(?<!even\s)then\s+)(?=\S+\s+\S)",
     re.IGNORECASE,
 )
+_MARK = re.compile(r"[.!?…。！？]+[\"'”’)\]]*")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.?g|i\.?e|etc|mr|mrs|ms|dr|st|no|nr|vs|approx|incl|[ap]\.?m|u\.?s|[A-Za-z]))\.\s*$", re.IGNORECASE
 )
@@ -182,7 +183,8 @@ def _cut(text: str) -> list[Piece]:
                 continue
             if match["then"] and (len(words(left)) < 2 or _SUBORDINATE.match(left)):
                 continue
-            pieces.append((left + end.strip().rstrip(";；"), kind))
+            mark = _MARK.match(end)
+            pieces.append((left + mark[0] if mark else left, kind))
         start = match.end()
         if match["weak"]:
             kind = _Cut.COMMA if match["weak"].strip() == "," else _Cut.AND
@@ -215,14 +217,18 @@ def _may_end(left: str, *, bare: bool, right: str) -> bool:
 
 
 def _join_small(pieces: list[Piece]) -> list[Piece]:
-    """Give short pieces that are about nothing ("Hello", "thank you") to the next one, or at the end to the last one."""
+    """Give short pieces about nothing to a neighbour: "Hello" to the next one, "why is that?" to the one before."""
     joined: list[Piece] = []
     held = ""
     for piece, kind in pieces:
         whole = f"{held} {piece}".strip()
         held = ""
         if len(words(whole)) <= SMALL_WORDS and not specific_words(whole):
-            held = whole
+            if joined and _WISH.search(whole):
+                last, before = joined.pop()
+                joined.append((f"{last} {whole}", before))
+            else:
+                held = whole
         else:
             joined.append((whole, kind))
     if held:

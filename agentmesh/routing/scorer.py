@@ -125,9 +125,10 @@ class CardScorer:
         count: How many cards there are.
         rows: `card_rows(cards)` followed by `background_rows()`.
         vectors: Dense vectors of the rows, shape (len(rows), d); d may be 0.
+        exact_rows: Up to this many rows the head is solved exactly.
     """
 
-    def __init__(self, count: int, rows: Sequence[Row], vectors: Floats) -> None:
+    def __init__(self, count: int, rows: Sequence[Row], vectors: Floats, *, exact_rows: int = EXACT_ROWS) -> None:
         self.count = count
         space = TextSpace([row.text for row in rows], vectors)
         foreign = _without_own_business(space, rows)
@@ -147,7 +148,7 @@ class CardScorer:
             if row.kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION)
             for word in set(content_words(row.text))
         )
-        self._head, self.held_out = self._fit()
+        self._head, self.held_out = self._fit(exact_rows)
 
     def signals(self, texts: Sequence[str], vectors: Floats) -> Signals:
         """Evidence about new texts; `vectors` as for the rows."""
@@ -157,14 +158,14 @@ class CardScorer:
 
     # --- the head -----------------------------------------------------------------------------------------------------
 
-    def _fit(self) -> tuple[Floats, HeldOut]:
+    def _fit(self, exact_rows: int) -> tuple[Floats, HeldOut]:
         """Coefficients of the rows, shape (n, c), and the evidence about examples that the coefficients did not see."""
         targets = self._targets()
-        ridge = np.array([RIDGE / TRUST[row.kind] for row in self._rows], np.float32)
+        ridge: Floats = np.array([RIDGE / TRUST[row.kind] for row in self._rows], np.float32)
         examples = np.flatnonzero(self._kind == Kind.EXAMPLE)
         background = np.flatnonzero(self._kind == Kind.BACKGROUND)
         everything = np.arange(len(self._rows))
-        if len(everything) <= EXACT_ROWS:
+        if len(everything) <= exact_rows:
             near = self.space.similarity_of_rows()
             self._impute(targets, near, ridge)
             inverse = np.linalg.inv(near + np.diag(ridge)).astype(np.float32)
@@ -210,12 +211,12 @@ class CardScorer:
         for _ in range(GRADIENT_STEPS):
             if np.all(size <= goal):
                 break
-            moved = product(direction) + penalty * direction
+            moved: Floats = product(direction) + penalty * direction
             length = size / np.maximum((direction * moved).sum(axis=0), 1e-12)
             found += length * direction
             residual -= length * moved
             size, before = (residual**2).sum(axis=0), size
-            direction = residual + direction * (size / np.maximum(before, 1e-12))
+            direction = (residual + direction * (size / np.maximum(before, 1e-12))).astype(np.float32)
         coefficients = np.zeros_like(targets)
         coefficients[kept] = found
         return coefficients
@@ -228,8 +229,9 @@ class CardScorer:
         before = self._mean(near)
         near[np.arange(len(chosen)), chosen] = -1.0
         near[near > SAME_TEXT] = -1.0
-        coverage = np.array([self._coverage(self._rows[i].text, seen=int(own[k] >= 0)) for k, i in enumerate(chosen)])
-        signals = self._signals(near, head, coverage.astype(np.float32))
+        texts = [self._rows[int(place)].text for place in chosen]
+        coverage = [self._coverage(text, seen=int(mine)) for text, mine in zip(texts, examples, strict=True)]
+        signals = self._signals(near, head, np.array(coverage, np.float32))
         counts = np.bincount(self._agent[self._kind == Kind.EXAMPLE], minlength=self.count)[own[examples]]
         mean = signals.agents[:, :, SIGNALS.index("mean")]
         mean[:] = before

@@ -44,6 +44,10 @@ from agentmesh.types import (
 __all__ = ["Parts", "RunScope", "agent_step", "answer_without_agents", "refine_step", "remember", "route_step"]
 
 
+GRACE_S = 1.0
+"""Seconds that an executor waits beyond an agent's own deadline, so that the agent itself says what it has."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a mesh is made of. Made by `assembly`; the runtime sees protocols only."""
@@ -122,7 +126,7 @@ async def agent_step(call: AgentCall, scope: RunScope) -> AgentReply:
     if card is None:
         reply = failed_reply(call, ReplyStatus.FAILED, str(UnknownNameError("agent", call.agent, [*scope.parts.cards])))
     else:
-        deadline = min(card.limits.timeout_s, scope.ctx.seconds_left())
+        deadline = min(card.limits.timeout_s, scope.ctx.seconds_left()) + GRACE_S
         reply = await scope.executor.submit(call, call.id, deadline)
     ctx = scope.ctx.at(step=call.step, agent=call.agent, attempt=call.attempt)
     _say_limit(ctx)
@@ -160,8 +164,9 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
 
 
 async def _select(parts: Parts, call: AgentCall, card: AgentCard, role: RolePolicy, ctx: RunContext) -> ContextPack:
+    thread = call.task.thread or call.run_id  # a run alone is a conversation of its own
     request = ContextRequest(
-        task=call.task,
+        task=call.task.model_copy(update={"thread": thread}),
         card=card,
         role=role,
         part=call.part,
@@ -244,7 +249,10 @@ def failed_answer(error: Exception, ctx: RunContext) -> Answer:
 def _say_limit(ctx: RunContext) -> None:
     """Emit the first limit that stopped something, once a run."""
     meter = ctx.meter
-    if meter is not None and meter.stop is not None and not meter.stop_said:
+    if meter is None:
+        return
+    meter.note_time()
+    if meter.stop is not None and not meter.stop_said:
         meter.stop_said = True
         ctx.emit(LimitReached(stop=meter.stop))
 

@@ -16,6 +16,7 @@ from langgraph.types import Send
 
 from agentmesh.errors import GraphError, MeshError
 from agentmesh.graphs import END, START, GraphSpec, StageKind, StageSpec
+from agentmesh.run import Meter
 from agentmesh.runtime.conditions import Condition
 from agentmesh.runtime.nodes import (
     RunScope,
@@ -102,7 +103,7 @@ class _Wiring:
             outer = max(1, state.get("visits", {}).get(self.prefix.rstrip("/"), 1))
             for loop in self.spec.loops:
                 bound = min(loop.max_rounds * outer, scope.ctx.limits.max_rounds)
-                stopped = scope.ctx.meter is not None and scope.ctx.meter.stop is not None
+                stopped = _is_stopped(scope.ctx.meter)
                 if loop.source == stage and view.round < bound and not stopped and self._holds(loop.while_, view):
                     return [loop.target]
             edges = [e for e in self.spec.edges if e.source == stage]
@@ -280,6 +281,14 @@ class _Wiring:
             return {**kept, "visits": {**result.get("visits", {}), name: round_}}
 
         return subgraph
+
+
+def _is_stopped(meter: Meter | None) -> bool:
+    """Whether a limit ended the run: nothing is begun anew then."""
+    if meter is None:
+        return False
+    meter.note_time()
+    return meter.stop is not None
 
 
 def _calls(

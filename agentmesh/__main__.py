@@ -1,0 +1,5 @@
+"""`python -m agentmesh`: the same as the command."""
+
+from agentmesh.cli import main
+
+main()

@@ -1,0 +1,282 @@
+"""The expert agent: a card and a pack make a prompt, a model's reply becomes a cited answer.
+
+It decides nothing about memory and calls no tools. A model that is declared not capable is never taken at its word: its
+replies carry the sentences of the pack that answer best, as they stand, marked `extractive`.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentmesh.agents.citations import cited_sentences, without_marks
+from agentmesh.agents.excerpts import best_sentences, opposed
+from agentmesh.agents.schema import json_in, mismatch, text_of
+from agentmesh.errors import LimitError, MeshError, ModelReplyError, ModelTimeoutError, UnknownNameError
+from agentmesh.fence import fenced, inert, render_pack
+from agentmesh.models.base import ChatMessage, ChatModel, ChatReply, ChatRequest
+from agentmesh.models.call import call_model
+from agentmesh.prompts import render
+from agentmesh.run import RunContext
+from agentmesh.tokens import TokenCounter, counter_for
+from agentmesh.types import (
+    AgentCall,
+    AgentCard,
+    AgentReply,
+    CitedSentence,
+    ContextPack,
+    Message,
+    ReplyStatus,
+    RolePolicy,
+    Usage,
+    total_usage,
+)
+
+__all__ = ["ExpertAgent", "failed_reply"]
+
+NOT_FOUND = "NOT IN NOTES"
+"""What the prompt tells a model to write when its notes do not hold the answer."""
+HISTORY_TURNS, HISTORY_CHARS = 4, 400
+"""Latest turns of the conversation in the prompt, and the characters of each."""
+MESSAGE_TOKENS = 8
+"""Allowance for what a chat template puts around a message."""
+LEAST_REPLY_TOKENS = 16
+"""Tokens that a reply gets even where the prompt fills the window."""
+
+
+class ExpertAgent:
+    """Answers its part of a task from its pack, with a language model.
+
+    Args:
+        card: Who it is; its limits hold for each call.
+        model: What it asks.
+        role: Its role's policy; not needed to answer, kept for who composes agents.
+    """
+
+    def __init__(self, card: AgentCard, model: ChatModel, role: RolePolicy | None = None) -> None:
+        self._card, self._model, self.role = card, model, role
+        self._counter: TokenCounter | None = None
+
+    @property
+    def card(self) -> AgentCard:
+        return self._card
+
+    async def answer(self, call: AgentCall, pack: ContextPack, ctx: RunContext) -> AgentReply:
+        started = ctx.clock.monotonic()
+        ctx = ctx.at(agent=self._card.id, attempt=call.attempt, deadline=started + self._card.limits.timeout_s)
+        work = _Work(call, pack, ctx)
+        try:
+            reply = await self._work(work)
+        except Exception as error:  # the promise of Agent: a failure is a reply; cancellation is no Exception
+            reply = failed_reply(call, error)
+        return reply.model_copy(
+            update={
+                "usage": total_usage(work.spent),
+                "latency_ms": (ctx.clock.monotonic() - started) * 1000,
+                "model": work.answered_by or self._model.info.name,
+                "pack_tokens": pack.tokens,
+                "budget_tokens": pack.budget_tokens,
+            }
+        )
+
+    async def _work(self, work: "_Work") -> AgentReply:
+        if self._counter is None:
+            info = self._model.info
+            self._counter = await asyncio.to_thread(counter_for, info.tokenizer or info.name)
+        request = self._prompt(work, self._counter)
+        answer = await self._ask(request, work)
+        structured: Any = None
+        text = answer.text.strip()
+        if self._card.output_schema is not None:
+            structured = await self._structured(request, answer, self._card.output_schema, work)
+            text = text_of(structured).strip()
+        reply = self._reply(text, work)
+        update: dict[str, Any] = {"structured": structured}
+        if work.notes:
+            update["error"] = "; ".join(work.notes)
+        over = self._over_price(work)
+        if over is not None:
+            update |= {"status": ReplyStatus.OVER_LIMIT, "error": over}
+        return reply.model_copy(update=update)
+
+    def _reply(self, text: str, work: "_Work") -> AgentReply:
+        """What the model wrote as a cited reply, with extracts beside it where the model is not capable."""
+        pack, capable = work.pack, self._model.info.capable
+        missing = text.upper().startswith(NOT_FOUND)
+        words = text[len(NOT_FOUND) :].lstrip(" .:,-\n") if missing else text
+        said = cited_sentences(words, pack)
+        if capable:
+            if not text:
+                raise ModelReplyError(f"{self._model.info.name!r} wrote nothing; try again or choose another model")
+            beside = [] if missing else opposed(said, pack)
+            status = ReplyStatus.NO_EVIDENCE if missing else ReplyStatus.ANSWERED
+            cited = _items([*said, *beside])
+        else:
+            beside = best_sentences(pack, work.part)
+            status = ReplyStatus.ANSWERED if beside else ReplyStatus.NO_EVIDENCE
+            cited = _items(beside)
+        return AgentReply(
+            call_id=work.call.id,
+            agent=self._card.id,
+            status=status,
+            text=without_marks(words),
+            sentences=(*said, *beside),
+            cited=cited,
+            extractive=not capable,
+            **_place(work.call),
+        )
+
+    async def _ask(self, request: ChatRequest, work: "_Work") -> ChatReply:
+        reply = await call_model(self._model, request, work.ctx, retries=self._card.limits.retries)
+        work.spent.append(reply.usage)
+        work.answered_by = reply.model or self._model.info.name
+        if reply.finish_reason == "length":
+            work.notes.append("the reply was cut off; raise `limits.max_output_tokens`")
+        return reply
+
+    async def _structured(self, request: ChatRequest, reply: ChatReply, schema: dict[str, Any], work: "_Work") -> Any:
+        """The reply as JSON of the card's schema, after one chance to repair it."""
+        where = f"output_schema of agent {self._card.id!r}"
+        value, problem = _checked(reply.text, schema, where)
+        if problem is None:
+            return value
+        if self._over_price(work) is None:
+            again = request.model_copy(
+                update={
+                    "messages": (
+                        *request.messages,
+                        ChatMessage(role="assistant", text=reply.text),
+                        ChatMessage(role="user", text=render("repair", problem=problem)),
+                    )
+                }
+            )
+            value, problem = _checked((await self._ask(again, work)).text, schema, where)
+        if problem is not None:
+            raise ModelReplyError(
+                f"{self._model.info.name!r} did not write JSON that fits the {where} ({problem}); simplify the schema "
+                "or choose a more capable model"
+            )
+        return value
+
+    def _over_price(self, work: "_Work") -> str | None:
+        """The sentence to say if the calls so far cost more than the card allows."""
+        allowed, spent = self._card.limits.max_usd, total_usage(work.spent).cost_usd
+        if allowed is None or spent <= allowed:
+            return None
+        return f"the call cost {spent:.4g} US$ of at most {allowed:g}; raise `limits.max_usd` of {self._card.id!r}"
+
+    def _prompt(self, work: "_Work", counter: TokenCounter) -> ChatRequest:
+        """The messages, cut to what the model's window and the card's limits take."""
+        info, limits, call = self._model.info, self._card.limits, work.call
+        output = min(limits.max_output_tokens, max(LEAST_REPLY_TOKENS, info.context_tokens // 2))
+        room = info.context_tokens - output
+        if limits.max_prompt_tokens is not None:
+            room = min(room, limits.max_prompt_tokens)
+        system = self._system(call.variant)
+        task, part = inert(call.task.text), inert(work.part)
+        kept = len(work.pack.items)
+        user = self._user(work, task, part, kept)
+        while _tokens(counter, system, user) > room and kept > 0:
+            kept -= 1
+            user = self._user(work, task, part, kept)
+        if kept < len(work.pack.items):
+            left_out = len(work.pack.items) - kept
+            work.notes.append(
+                f"{left_out} of {len(work.pack.items)} notes did not fit the prompt; raise `limits.max_prompt_tokens` "
+                "or choose a model with a larger window"
+            )
+        over = _tokens(counter, system, user) - room
+        if over > 0:
+            most = max(LEAST_REPLY_TOKENS, (counter.count(part) - over) // 2)
+            task = part = counter.cut(part, most)
+            user = self._user(work, task, part, kept, history=False)
+            work.notes.append("the question was cut to fit the prompt; ask a shorter one")
+        return ChatRequest(
+            messages=(ChatMessage(role="system", text=system), ChatMessage(role="user", text=user)),
+            json_schema=self._card.output_schema,
+            max_output_tokens=output,
+            timeout_s=limits.timeout_s,
+        )
+
+    def _system(self, variant: str | None) -> str:
+        card = self._card
+        parts = [render("expert", title=card.title, instructions=card.instructions.strip() or card.description)]
+        if variant is not None:
+            if variant not in card.variants:
+                raise UnknownNameError(f"variant of agent {card.id!r}", variant, sorted(card.variants))
+            policy = card.variants[variant].prompt
+            parts += [render(f"policy-{policy}")] if policy else []
+        if card.output_schema is not None:
+            parts.append(render("policy-json", schema=json.dumps(card.output_schema)))
+        return "\n\n".join(parts)
+
+    def _user(self, work: "_Work", task: str, part: str, kept: int, *, history: bool = True) -> str:
+        items = work.pack.items[:kept]
+        memory = work.pack.text if kept == len(work.pack.items) else render_pack(items)
+        return render(
+            "expert-ask",
+            history=_history(work.call.task.history) if history else "",
+            memory=memory or "There are no notes on this.",
+            task=task,
+            part="all of it" if part == task else part,
+        ).strip()
+
+
+@dataclass
+class _Work:
+    """One call while it runs."""
+
+    call: AgentCall
+    pack: ContextPack
+    ctx: RunContext
+    spent: list[Usage] = field(default_factory=list[Usage])
+    notes: list[str] = field(default_factory=list[str])
+    """What went not quite right, one sentence each."""
+    answered_by: str = ""
+
+    @property
+    def part(self) -> str:
+        """What this agent is to answer."""
+        return self.call.part.strip() or self.call.task.text
+
+
+def failed_reply(call: AgentCall, error: Exception) -> AgentReply:
+    """The reply that stands for an error: timed out, over a limit, or failed."""
+    match error:
+        case ModelTimeoutError() | TimeoutError():
+            status, said = ReplyStatus.TIMED_OUT, str(error) or "no answer in time; raise `limits.timeout_s`"
+        case LimitError():
+            status, said = ReplyStatus.OVER_LIMIT, str(error)
+        case MeshError():
+            status, said = ReplyStatus.FAILED, str(error)
+        case _:
+            status, said = ReplyStatus.FAILED, f"{type(error).__name__}: {error}"
+    return AgentReply(call_id=call.id, agent=call.agent, status=status, error=said, **_place(call))
+
+
+def _place(call: AgentCall) -> dict[str, Any]:
+    """What a reply takes over from its call."""
+    return {"part": call.part, "weight": call.weight, "order": call.order, "stage": call.stage, "round": call.round}
+
+
+def _checked(text: str, schema: dict[str, Any], where: str) -> tuple[Any, str | None]:
+    """The JSON value in a text, and what is wrong with it."""
+    try:
+        value = json_in(text)
+    except ValueError as error:
+        return None, str(error)
+    return value, mismatch(value, schema, where=where)
+
+
+def _history(turns: tuple[Message, ...]) -> str:
+    lines = (f"{m.role}: {inert(m.text[:HISTORY_CHARS])}" for m in turns[-HISTORY_TURNS:])
+    block = fenced("conversation", lines)
+    return f"{block}\n\n" if block else ""
+
+
+def _tokens(counter: TokenCounter, *texts: str) -> int:
+    return sum(counter.count(t) + MESSAGE_TOKENS for t in texts)
+
+
+def _items(said: list[CitedSentence]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(item for s in said for item in s.items))

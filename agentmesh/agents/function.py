@@ -1,0 +1,92 @@
+"""A Python function as an agent: what is asked goes in, a text or a whole reply comes out."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from agentmesh.agents.citations import cited_sentences, without_marks
+from agentmesh.agents.expert import failed_reply
+from agentmesh.errors import MeshError
+from agentmesh.run import RunContext
+from agentmesh.types import AgentCall, AgentCard, AgentReply, ContextPack, ReplyStatus
+
+__all__ = ["FunctionAgent"]
+
+
+class FunctionAgent:
+    """Answers with a function of the project.
+
+    The function takes the text of its part, or the whole `AgentCall` if its first parameter is annotated so, and the
+    pack if it has a second parameter. It returns a text, which may cite items as `[m1]`, or an `AgentReply`; an empty
+    text means that it found nothing. It may be async; otherwise it runs in a thread, which a timeout leaves behind.
+
+    Args:
+        card: Who it is; `limits.timeout_s` holds.
+        function: What answers.
+    """
+
+    def __init__(self, card: AgentCard, function: Callable[..., Any]) -> None:
+        self._card, self._function = card, function
+        positional = [
+            p
+            for p in inspect.signature(function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        self._takes_pack = len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in positional)
+        self._takes_call = bool(positional) and positional[0].annotation in (AgentCall, "AgentCall")
+        self._takes_nothing = not positional
+
+    @property
+    def card(self) -> AgentCard:
+        return self._card
+
+    async def answer(self, call: AgentCall, pack: ContextPack, ctx: RunContext) -> AgentReply:
+        started = ctx.clock.monotonic()
+        left = min(self._card.limits.timeout_s, ctx.seconds_left())
+        try:
+            async with asyncio.timeout(left):
+                said = await self._call(call, pack)
+            reply = self._reply(said, call, pack)
+        except TimeoutError:
+            late = TimeoutError(f"{self._card.id!r} did not answer within {left:.1f} s; raise `limits.timeout_s`")
+            reply = failed_reply(call, late)
+        except Exception as error:  # the promise of Agent: a failure is a reply
+            reply = failed_reply(call, error)
+        return reply.model_copy(
+            update={
+                "latency_ms": (ctx.clock.monotonic() - started) * 1000,
+                "pack_tokens": pack.tokens,
+                "budget_tokens": pack.budget_tokens,
+            }
+        )
+
+    async def _call(self, call: AgentCall, pack: ContextPack) -> object:
+        asked = call if self._takes_call else call.part.strip() or call.task.text
+        arguments: list[object] = [] if self._takes_nothing else [asked, pack] if self._takes_pack else [asked]
+        if inspect.iscoroutinefunction(self._function):
+            return await self._function(*arguments)
+        said: object = await asyncio.to_thread(self._function, *arguments)
+        return await cast("Awaitable[object]", said) if inspect.isawaitable(said) else said
+
+    def _reply(self, said: object, call: AgentCall, pack: ContextPack) -> AgentReply:
+        if isinstance(said, AgentReply):
+            return said.model_copy(update={"call_id": call.id, "agent": call.agent})
+        if not isinstance(said, str):
+            raise MeshError(
+                f"the function of {self._card.id!r} returned {type(said).__name__}; return a text or an AgentReply"
+            )
+        sentences = cited_sentences(said, pack)
+        return AgentReply(
+            call_id=call.id,
+            agent=call.agent,
+            status=ReplyStatus.ANSWERED if said.strip() else ReplyStatus.NO_EVIDENCE,
+            text=without_marks(said),
+            sentences=tuple(sentences),
+            cited=tuple(dict.fromkeys(item for s in sentences for item in s.items)),
+            part=call.part,
+            weight=call.weight,
+            order=call.order,
+            stage=call.stage,
+            round=call.round,
+        )

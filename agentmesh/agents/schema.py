@@ -1,0 +1,74 @@
+"""Replies as JSON of a schema: found in what a model wrote, and checked. No schema is ever fetched from anywhere."""
+
+import json
+import re
+from importlib import import_module
+from typing import Any
+
+from agentmesh.errors import ConfigError
+
+__all__ = ["json_in", "mismatch", "text_of"]
+
+SPOKEN = ("answer", "text", "reply", "summary", "message")
+"""Fields that hold what a structured reply says to the user, the first that is there."""
+
+_FENCE = re.compile(r"^```[a-z]*\s*\n(.*?)\n```\s*$", re.DOTALL | re.IGNORECASE)
+
+
+def json_in(text: str) -> Any:
+    """The JSON value that a reply consists of, or that stands in it between other words.
+
+    Raises:
+        ValueError: If there is none; the message says where reading failed.
+    """
+    stripped = text.strip()
+    if fenced := _FENCE.match(stripped):
+        stripped = fenced.group(1).strip()
+    try:
+        return json.loads(stripped)
+    except ValueError as error:
+        start = min((i for i in (stripped.find("{"), stripped.find("[")) if i >= 0), default=-1)
+        if start < 0:
+            raise ValueError("the reply holds no JSON") from error
+        try:
+            value, _ = json.JSONDecoder().raw_decode(stripped[start:])
+        except ValueError as inner:
+            raise ValueError(f"the reply is no valid JSON: {inner}") from inner
+        return value
+
+
+def mismatch(value: Any, schema: dict[str, Any], *, where: str = "output_schema") -> str | None:
+    """What is wrong with a value in one sentence, or None if it fits the schema.
+
+    Raises:
+        ConfigError: If the schema itself is wrong.
+    """
+    jsonschema: Any = import_module("jsonschema")
+    referencing: Any = import_module("referencing")
+    nowhere = referencing.Registry()
+    validator_class = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        validator_class.check_schema(schema)
+        errors = sorted(
+            validator_class(schema, registry=nowhere).iter_errors(value), key=lambda e: len(e.absolute_path)
+        )
+    except jsonschema.SchemaError as error:
+        raise ConfigError(f"{where} is not a valid JSON schema: {error.message}; correct it") from error
+    except referencing.exceptions.Unresolvable as error:
+        raise ConfigError(f"{where} refers to a schema that it does not hold ({error}); write it inline") from error
+    if not errors:
+        return None
+    place = ".".join(str(part) for part in errors[0].absolute_path) or "the value"
+    return f"{place}: {errors[0].message}"
+
+
+def text_of(value: Any) -> str:
+    """What a structured reply says in words: its answer field, or the whole of it as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        fields: dict[str, Any] = {str(k): v for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        for name in SPOKEN:
+            if isinstance(fields.get(name), str):
+                return fields[name]
+    return json.dumps(value, ensure_ascii=False)
