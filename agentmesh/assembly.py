@@ -294,6 +294,8 @@ async def _open_all(
     home = (project.folder if project else Path()) / settings.home
     models = _Models(settings, given.models if given else {})
     closers.append(models.aclose)
+    for name in sorted({card.model for card in cards if given is None or card.id not in given.agents}):
+        models.check(name)
     embedder = given.embedder if given else settings.memory.embedder
     if isinstance(embedder, str):
         embedder = open_embedder(embedder)
@@ -323,11 +325,15 @@ async def _open_all(
         sink = given.sink
     elif records is not None and settings.trace.enabled:
         sink = records[0]
-    from agentmesh.runtime.checkpoints import memory_checkpoints, open_checkpoints
+    from agentmesh.runtime.checkpoints import memory_checkpoints, open_checkpoints, prune
 
     if settings.durable:
         checkpointer: Any = await open_checkpoints(home / "checkpoints.db")
         closers.append(checkpointer.conn.close)
+        if records is not None:
+            old = await records[0].old_runs(settings.trace.keep_runs)
+            await prune(checkpointer, old)
+            await DatabaseJournal(records[1]).prune(old)
     else:
         checkpointer = memory_checkpoints()
     seed = _Seed(project, given, writer, store, home if settings.durable else None, progress)
@@ -414,7 +420,7 @@ class _Models:
     """The language models of a mesh, opened when first used."""
 
     def __init__(self, settings: MeshSettings, given: Mapping[str, ChatModel]) -> None:
-        self._settings, self._open = settings, dict(given)
+        self._settings, self._given, self._open = settings, given, dict(given)
 
     def of(self, card: AgentCard, variant: str | None) -> ChatModel:
         """The model that this agent uses."""
@@ -430,6 +436,11 @@ class _Models:
                 settings = ModelSettings(model=name)
             self._open[name] = open_model(name, settings)
         return self._open[name]
+
+    def check(self, name: str) -> None:
+        """Raise `ModelWeightsError` if this is a local model whose weights are not here."""
+        if name in self._settings.models and name not in self._given:
+            _readiness(self._settings.models[name].model)
 
     async def aclose(self) -> None:
         for model in self._open.values():
@@ -495,9 +506,6 @@ class _Recorded:
 
     async def history(self, run_id: str) -> Sequence[Event]:
         return await asyncio.to_thread(self._trace.read, run_id)
-
-    async def old_runs(self, keep: int) -> Sequence[str]:
-        return await self._trace.old_runs(keep)
 
 
 def _journals(db: Database | None) -> Callable[[str, bool], Awaitable[Journal]]:

@@ -9,11 +9,10 @@ import random
 import sys
 from pathlib import Path
 
-from agentmesh.agents.function import FunctionAgent
-from agentmesh.routing.baselines import FixedRouter
-
 from agentmesh import AgentCard, AgentGraph, Mesh, build_mesh
+from agentmesh.agents.function import FunctionAgent
 from agentmesh.models.scripted import ScriptedEmbedder
+from agentmesh.routing.baselines import FixedRouter
 from agentmesh.types import AgentCall, ContextPack
 
 AGENTS = tuple(f"agent-{n}" for n in range(8))

@@ -47,7 +47,7 @@ CONFLICTS = [
     ("The works in Lowmere take place on 12 March 2026.", "The works in Lowmere take place on 19 March 2026.",
      "date", "12 March 2026", "19 March 2026"),
     ("The offer ends on 2026-05-01.", "The offer ends on June 1, 2026.", "date", "2026-05-01", "June 1, 2026"),
-    ("The direct debit is collected on the 18th of the month.", "The direct debit is collected on the 3rd of the month.",
+    ("The debit is collected on the 18th of the month.", "The debit is collected on the 3rd of the month.",
      "date", "18th of the month", "3rd of the month"),
     ("Technicians work from Monday to Friday.", "Technicians work from Monday to Saturday.",
      "date", "Monday to Friday", "Monday to Saturday"),

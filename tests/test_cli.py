@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from agentmesh import load_mesh
 from agentmesh.cli import main
+from agentmesh.database import SCHEMA_VERSION, Database
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -242,3 +244,34 @@ def test_the_version_is_printed(run: Run) -> None:
     code, out, _ = run("--version")
     assert code == 0
     assert out.startswith("agentmesh 0.")
+
+
+def test_missing_weights_are_said_before_anything_runs(
+    run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "agentmesh.toml").unlink()
+    monkeypatch.setenv("AGENTMESH_CACHE", str(tmp_path / "empty"))
+    code, out, errors = run("run", "refund paid out?", "--router", "keyword")
+    assert code == 1
+    assert "agentmesh models pull" in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_a_database_of_a_newer_version_is_left_alone(run: Run, project: Path) -> None:
+    (project / ".agentmesh").mkdir()
+    newer = Database(project / ".agentmesh" / "mesh.db", schema_version=SCHEMA_VERSION + 1)
+    newer.open()
+    newer.close()
+    before = (project / ".agentmesh" / "mesh.db").read_bytes()
+    code, _, errors = run("run", "refund paid out?", "--router", "keyword")
+    assert code == 1
+    assert "newer" in errors
+    assert (project / ".agentmesh" / "mesh.db").read_bytes() == before
+
+
+def test_a_second_process_on_the_same_project_works_through_the_first(run: Run, project: Path) -> None:
+    with load_mesh(project) as mesh:
+        first = mesh.ask_sync("When is a refund paid out?", router="keyword")
+        code, out, errors = run("run", "When is a refund paid out?", "--router", "keyword", "--json")
+        assert code == 0, errors
+        assert json.loads(out)["answer"]["text"] == first.text

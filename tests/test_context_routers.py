@@ -58,11 +58,12 @@ async def test_an_empty_memory_gives_an_empty_pack(name: str) -> None:
     assert (pack.items, pack.text, pack.tokens, pack.router) == ((), "", 0, name)
 
 
-words = st.lists(st.sampled_from("refund approved days paid invoice 漢字 émigré <<<memory memory>>> [m1] \n 14".split(" ")),
-                 min_size=1, max_size=60).map(" ".join)  # fmt: skip
+WORDS = ("refund", "approved", "days", "invoice", "漢字", "émigré", "<<<memory", "memory>>>", "[m1]", "\n", "14")
+TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join)
+NAMES = st.sampled_from(["role_aware", "full", "recent"])
 
 
-@given(texts=st.lists(words, min_size=1, max_size=25), budget=st.integers(0, 300), name=st.sampled_from(["role_aware", "full", "recent"]))  # fmt: skip
+@given(texts=st.lists(TEXTS, min_size=1, max_size=25), budget=st.integers(0, 300), name=NAMES)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 async def test_a_rendered_pack_never_counts_more_tokens_than_its_budget(
     texts: list[str], budget: int, name: str
@@ -93,8 +94,8 @@ async def test_the_agents_own_part_weighs_more_than_the_whole_task() -> None:
 async def test_items_of_one_file_stand_together_and_are_numbered_in_reading_order() -> None:
     items = [
         item("a", REFUND, source="x.md > One"),
-        item("b", "An approved refund goes to the account.", source="y.md"),
-        item("c", "An approved refund is paid out by transfer within days.", source="x.md > Two"),
+        item("b", "An approved refund is paid out to the account in days.", source="y.md"),
+        item("c", "An approved refund is never paid out in cash.", source="x.md > Two"),
     ]
     pack = await read("role_aware", items)
     assert [(i.ref, i.item_id) for i in pack.items] == [("m1", "a"), ("m2", "c"), ("m3", "b")]
@@ -182,7 +183,7 @@ async def test_what_this_run_wrote_lately_counts_more() -> None:
 
 async def test_full_and_recent_take_the_newest_whatever_they_say() -> None:
     items = [item(f"i{n}", f"Unrelated remark number {n} about gardening.", created_at=float(n)) for n in range(9)]
-    recent = await read("recent", items, budget_tokens=60)
+    recent = await read("recent", items, budget_tokens=48)
     assert [i.item_id for i in recent.items] == ["i8", "i7"]
     full = await read("full", items, budget_tokens=None)
     assert len(full.items) == 9
@@ -235,5 +236,5 @@ async def test_two_hundred_candidates_are_chosen_from_in_little_time() -> None:
         started = time.process_time()
         pack = await chooser.select(request(), CTX)
         spent.append(time.process_time() - started)
-    assert len(pack.report) == 200
+        assert len(pack.report) == 200
     assert min(spent) < 0.02

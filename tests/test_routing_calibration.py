@@ -42,7 +42,7 @@ def test_the_last_column_of_the_logits_is_for_none() -> None:
 
 
 def test_fitting_a_bias_recovers_the_share_of_none() -> None:
-    # Three of four texts belong to nobody and no signal differs, so the bias must be ln(3) beside one agent with score 0.
+    # Three of four texts are nobody's and no signal differs: the bias is ln(3) beside one agent with score 0.
     agents, none = np.zeros((4, 1, len(SIGNALS)), np.float32), np.zeros((4, len(NONE_SIGNALS)), np.float32)
     none[:, 0] = 1.0
     start = np.zeros(len(SIGNALS) + len(NONE_SIGNALS))
@@ -138,7 +138,7 @@ def test_background_that_is_a_cards_own_business_is_left_out() -> None:
 
 def test_many_rows_solved_in_steps_agree_with_the_exact_solution() -> None:
     rng = np.random.default_rng(0)
-    things = {"fruit": "apple pear plum grape".split(), "tool": "saw drill hammer file".split()}
+    things = {"fruit": ["apple", "pear", "plum", "grape"], "tool": ["saw", "drill", "hammer", "file"]}
     cards = [
         AgentCard(id=k, description=k, examples=tuple({f"{rng.choice(v)} {rng.choice(v)} {n}" for n in range(60)}))
         for k, v in things.items()

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from agentmesh.agents.function import FunctionAgent
 
-from agentmesh import AgentCard, AgentGraph, Answer, Mesh, build_mesh
+from agentmesh import AgentCard, AgentGraph, Mesh, build_mesh
+from agentmesh.agents.function import FunctionAgent
 from agentmesh.errors import ConfigError, GraphError, InputError, ModelTimeoutError, UnknownNameError
 from agentmesh.models.base import ChatReply, ChatRequest
 from agentmesh.models.scripted import ScriptedEmbedder, ScriptedModel
@@ -345,22 +345,23 @@ async def test_a_mesh_without_state_says_that_nothing_can_be_resumed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "words"),
+    ("text", "options", "words"),
     [
-        (lambda m: m.ask("  "), "the question is empty"),
-        (lambda m: m.ask("x" * 5_000_000), "5,000,000 characters, at most 100,000"),
-        (lambda m: m.ask("caf\udce9"), "not valid UTF-8 at character 3"),
-        (lambda m: m.ask("ok", tenant=""), "tenant must have 1 to 200"),
-        (lambda m: m.ask("ok", thread="x" * 300), "thread must have 1 to 200"),
+        ("  ", {}, "the question is empty"),
+        ("x" * 5_000_000, {}, "5,000,000 characters, at most 100,000"),
+        ("caf\udce9", {}, "not valid UTF-8 at character 3"),
+        ("ok", {"tenant": ""}, "tenant must have 1 to 200"),
+        ("ok", {"thread": "x" * 300}, "thread must have 1 to 200"),
     ],
+    ids=["empty", "5 MB", "surrogate", "tenant", "thread"],
 )
 async def test_input_that_cannot_be_taken_is_refused_before_anything_runs(
-    ask: Callable[[Mesh], "asyncio.Future[Answer]"], words: str
+    text: str, options: dict[str, str], words: str
 ) -> None:
     model = ScriptedModel(cited)
     async with mesh_of(model=model) as mesh:
         with pytest.raises(InputError, match=words):
-            await ask(mesh)
+            await mesh.ask(text, **options)  # pyright: ignore[reportArgumentType]
     assert not model.requests
 
 

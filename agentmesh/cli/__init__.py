@@ -15,7 +15,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 def main() -> NoReturn:
     """Run the command of this process. Mistakes are one line on standard error, never a traceback."""
-    warnings.showwarning = lambda message, *rest: _complain(str(message))
+    warnings.showwarning = _warn
     try:
         code = app(standalone_mode=False)
     except MeshError as error:
@@ -45,6 +45,10 @@ def _other(error: Exception) -> int:
     where = f" ({frame.tb_frame.f_globals.get('__name__', '?')}:{frame.tb_lineno})" if frame is not None else ""
     _complain(f"unexpected {type(error).__name__}: {error}{where}; please report it")
     return FAILED
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    _complain(str(message))
 
 
 def _complain(text: str) -> None:

@@ -415,7 +415,7 @@ def _choose(
 
 
 def _render(kept: Sequence[_Scored], counter: TokenCounter) -> tuple[list[PackItem], str, int]:
-    """Pack items in reading order: items of one file together, that of the best item first; `file > heading` is a source."""
+    """Pack items in reading order: those of one file (`file > heading` is a source) together, the best item's first."""
     groups: dict[str, list[_Scored]] = {}
     for s in kept:
         item = s.measured.item

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -156,6 +157,9 @@ class ChromaStore:
         except StoreError:
             raise
         except Exception as error:  # Chroma passes on its own errors, SQLite's, Rust's and plain Python ones
+            # after an error of the disk a connection of Chroma's may hold its lock for ever: the next call opens anew
+            with suppress(Exception):
+                self._close()
             raise StoreError(_sentence(self.folder, error)) from error
 
     def _open(self) -> Any:

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 
 from agentmesh.errors import StoreError
 from agentmesh.memory.writer import BATCH_TEXTS, Draft, MemoryWriter
-from agentmesh.mistakes import Mistake, dotted, validated
+from agentmesh.mistakes import Mistake, dotted, shown, validated
 from agentmesh.project.frontmatter import decode, read_yaml
 from agentmesh.text import fold, sentences
 from agentmesh.types import Frozen, MemoryKind, Share
@@ -49,8 +49,8 @@ STATE_VERSION = 1
 _HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$")
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_MARKS = re.compile(r"\*\*|`")
-_ENDED = re.compile(r"[.!?…:][\"'”’)\]]*$")
+_MARKS = re.compile(r"[*`]+")
+_ENDED = re.compile(r"[.!?…][\"'”’)\]]*$")
 
 
 class IngestReport(Frozen):
@@ -78,14 +78,28 @@ class KnowledgeFile(Frozen):
     """Whether the file as a whole could be read; else there are no drafts."""
 
 
+def _day(value: object) -> object:
+    """A date or a moment, also where it is written as text."""
+    if value is None or isinstance(value, date):
+        return value
+    if isinstance(value, str):
+        for read in (date.fromisoformat, datetime.fromisoformat):
+            with suppress(ValueError):
+                return read(value)
+    raise ValueError(f"must be a date such as 2026-12-31, not {shown(value)}")
+
+
+Day = Annotated[date | datetime | None, BeforeValidator(_day)]
+
+
 class _FrontMatter(Frozen):
     """The keys that a Markdown file may begin with."""
 
     title: str = ""
     topics: tuple[str, ...] = ()
     trust: Share = 1.0
-    valid_from: date | datetime | None = None
-    valid_until: date | datetime | None = None
+    valid_from: Day = None
+    valid_until: Day = None
     """The last day, if it is a day."""
     roles: tuple[str, ...] = ()
 
@@ -99,8 +113,8 @@ class _Line(Frozen):
     kind: MemoryKind = MemoryKind.EVIDENCE
     trust: Share = 1.0
     roles: tuple[str, ...] = ()
-    valid_from: date | datetime | None = None
-    valid_until: date | datetime | None = None
+    valid_from: Day = None
+    valid_until: Day = None
 
 
 class _Known(Frozen):
@@ -402,6 +416,7 @@ def _sections(text: str, title: str) -> list[tuple[str, str]]:
     for line in _COMMENT.sub("", text).split("\n"):
         if mark := _FENCE.match(line):
             fence = "" if fence and mark.group(1).startswith(fence) else fence or mark.group(1)
+            line = ""
         heading = None if fence else _HEADING.match(line)
         if heading is None:
             found[-1][1].append(line)

@@ -84,20 +84,28 @@ def fit_logit(
     signals: Floats = np.zeros((count, choices + 1, len(prior)))
     signals[:, :choices, :split] = agents
     signals[:, choices, split:] = none
-    found: Floats = prior.copy()
-    rows: NDArray[np.int64] = np.arange(count)
+    found = prior
     for _ in range(STEPS if count else 0):
-        chance = probabilities(signals @ found)
-        expected = np.einsum("mc,mcp->mp", chance, signals)
-        gradient = weights @ (signals[rows, labels] - expected) - strength * (found - prior)
-        spread = (signals * (chance * weights[:, None])[:, :, None]).reshape(-1, len(found))
-        curvature = spread.T @ signals.reshape(-1, len(found)) - (expected * weights[:, None]).T @ expected
-        step: Floats = np.linalg.solve(curvature + strength * np.eye(len(found)), gradient)
+        step = _newton_step(signals, labels, weights, found, prior, strength)
         longest = float(np.abs(step).max())
         found = found + step * min(1.0, LONGEST_STEP / max(longest, 1e-12))
         if longest < 1e-4:
             break
     return found
+
+
+def _newton_step(
+    signals: Floats, labels: NDArray[np.int64], weights: Floats, found: Floats, prior: Floats, strength: float
+) -> Floats:
+    """Where the quadratic approximation of the log posterior at `found` has its top, relative to `found`."""
+    size = len(found)
+    chance = probabilities(signals @ found)
+    expected: Floats = (chance[:, :, None] * signals).sum(axis=1)
+    right: Floats = signals[np.arange(len(labels)), labels]
+    gradient: Floats = weights @ (right - expected) - strength * (found - prior)
+    spread: Floats = (signals * (chance * weights[:, None])[:, :, None]).reshape(-1, size)
+    curvature: Floats = spread.T @ signals.reshape(-1, size) - (expected * weights[:, None]).T @ expected
+    return np.linalg.solve(curvature + strength * np.eye(size), gradient).astype(np.float64)
 
 
 @dataclass(frozen=True)

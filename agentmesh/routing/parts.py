@@ -16,6 +16,8 @@ __all__ = ["GENERIC_STEMS", "Part", "refers_back", "specific_words", "split_part
 
 MAX_PARTS = 12
 """Parts of one message; the last one holds the rest."""
+MAX_CHARS = 8_000
+"""Characters of a message within which wishes are looked for; what follows belongs to the last one."""
 SMALL_WORDS = 4
 """A piece of up to this many words that is about nothing is not a part of its own."""
 
@@ -69,6 +71,7 @@ _CUT = re.compile(
     r"|(?P<then>,?\s+(?<!and\s)(?<!by\s)(?<!till\s)(?<!until\s)(?<!since\s)(?<!just\s)(?<!even\s)then\s+)(?=\S+\s+\S)",
     re.IGNORECASE,
 )
+_BLANKS = re.compile(r"[^\S\n]+")
 _MARK = re.compile(r"[.!?…。！？]+[\"'”’)\]]*")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.?g|i\.?e|etc|mr|mrs|ms|dr|st|no|nr|vs|approx|incl|[ap]\.?m|u\.?s|[A-Za-z]))\.\s*$", re.IGNORECASE
@@ -124,7 +127,7 @@ class Part:
     """One wish of a message."""
 
     text: str
-    """As it stands in the message, connecting words left out."""
+    """As it stands in the message, connecting words and double blanks left out."""
     context: str
     """What it is understood by: the text itself, after the part before it where it refers back to that."""
     background: bool = False
@@ -149,7 +152,12 @@ def split_parts(text: str) -> tuple[Part, ...]:
 
     A piece that is about nothing (a greeting, "thank you") joins its neighbour, so no part is empty.
     """
-    pieces = _join_small(_cut(text))
+    even = _BLANKS.sub(" ", text)
+    rest = even[MAX_CHARS:]
+    pieces = _join_small(_cut(even[:MAX_CHARS]))
+    if rest.strip():
+        last, kind = pieces.pop() if pieces else ("", _Cut.START)
+        pieces.append((f"{last}{rest}".strip(), kind))
     parts: list[Part] = []
     for place, (piece, kind) in enumerate(pieces):
         context = f"{parts[-1].text} {piece}" if parts and refers_back(piece) else piece

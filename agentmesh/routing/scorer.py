@@ -205,13 +205,14 @@ class CardScorer:
         product = self.space.gram_product(kept)
         penalty = ridge[kept, None]
         found = start[kept].copy()
-        residual = targets[kept] - product(found) - penalty * found
-        direction, size = residual.copy(), (residual**2).sum(axis=0)
+        residual = (targets[kept] - product(found) - penalty * found).astype(np.float32)
+        direction: Floats = residual.copy()
+        size = (residual**2).sum(axis=0)
         goal = GRADIENT_TOLERANCE * (targets[kept] ** 2).sum(axis=0)
         for _ in range(GRADIENT_STEPS):
             if np.all(size <= goal):
                 break
-            moved: Floats = product(direction) + penalty * direction
+            moved = np.asarray(product(direction) + penalty * direction, np.float32)
             length = size / np.maximum((direction * moved).sum(axis=0), 1e-12)
             found += length * direction
             residual -= length * moved

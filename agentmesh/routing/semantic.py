@@ -105,7 +105,7 @@ class SemanticRouter:
         self, request: RouteRequest, cards: tuple[AgentCard, ...], active: tuple[AgentCard, ...]
     ) -> RoutingDecision:
         text = request.task.text
-        parts = split_parts(text) if self._decompose else (Part(text, text),)
+        parts = await self._split(text)
         before = _last_turn(request) if refers_back(parts[0].text) else ""
         leads = _leads(parts, before)
         texts = [*(p.context for p in parts), *(f"{lead} {parts[i].text}" for i, lead in leads.items())]
@@ -126,6 +126,12 @@ class SemanticRouter:
             )
             decision = _with_shadows(decision, cards, judged)
         return decision
+
+    async def _split(self, text: str) -> tuple[Part, ...]:
+        """The wishes of a message; at least one."""
+        if not self._decompose:
+            return (Part(text, text),)
+        return split_parts(text) if len(text) <= INLINE_CHARS else await asyncio.to_thread(split_parts, text)
 
     def _reread(self, alone: Verdict, judged: Judged, row: int, *, after_turn: bool) -> Verdict:
         """A part together with what leads up to it, which is `row` of `judged`.

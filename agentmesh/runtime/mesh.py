@@ -73,10 +73,6 @@ class Runs(Protocol):
         """The recorded events; `InputError` for a run that is not known."""
         ...
 
-    async def old_runs(self, keep: int) -> Sequence[str]:
-        """Finished runs beyond the newest `keep`."""
-        ...
-
 
 @dataclass
 class Services:
@@ -292,6 +288,15 @@ class Mesh:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def __enter__(self) -> Self:
+        self.run_sync(self._open())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     async def flush(self) -> float:
         """Write memory that is only in the working set to disk; milliseconds that took."""
