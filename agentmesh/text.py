@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 __all__ = ["NUMBER_WORDS", "STOP_WORDS", "asks", "content_words", "fold", "sentences", "stem", "words"]
 
@@ -54,6 +55,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
+@lru_cache(maxsize=32_768)
 def stem(word: str) -> str:
     """A crude English stem: plural and verb endings off. Good enough to compare, not to print."""
     if len(word) <= 3 or not word.isalpha():

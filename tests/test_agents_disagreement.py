@@ -101,7 +101,12 @@ NO_CONFLICTS = [
     # bounds that both hold
     ("A password has at least 14 characters.", "A password has at most 64 characters."),
     ("A refund below 10 EUR is credited to the invoice.", "A refund above 400 EUR is credited to the invoice."),
+    # quantities that say which thing is meant
+    ("In 2024 the price was 30 EUR.", "In 2025 the price was 35 EUR."),
+    ("The 500 GB disk costs 60 EUR.", "The 1 TB disk costs 90 EUR."),
+    ("He was born on 12 March 1950.", "He was born on 3 May 1960."),
     # negations of something else
+    ("Only administrators can add users.", "Users cannot add administrators."),
     ("A refund below 10 EUR is not transferred.", "A refund above 400 EUR is transferred."),
     ("The address can be changed online.", "The account holder cannot be changed by phone."),
     ("The order arrives no later than Friday.", "The order arrives Friday."),

@@ -39,7 +39,7 @@ FILTERS = st.none() | st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), ITEMS), max_size=20), FILTERS)
 async def test_columns_say_what_the_rule_says_after_any_additions_and_deletions(
     steps: list[tuple[bool, MemoryItem]], where: MemoryFilter | None

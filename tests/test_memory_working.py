@@ -126,7 +126,7 @@ async def test_a_thousand_writers_at_once_lose_nothing(disk: FaultyDisk) -> None
 
     async def work(n: int) -> None:
         await remember(store, f"t{n % 3}", MemoryItem(id=f"i{n}", text=f"note {n}"))
-        if n % 100 == 0:
+        if n % 250 == 0:
             await store.flush()
 
     await asyncio.gather(*(work(n) for n in range(1000)))

@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from agentmesh.agents.quantities import Quantity, compatible, quantities
+from agentmesh.agents.quantities import Quantity, attributive, compatible, quantities
 from agentmesh.text import STOP_WORDS, stem
 from agentmesh.types import Conflict, Share, Side
 
@@ -26,6 +26,10 @@ SAME_SUBJECT_BOTH = 0.7
 SAME_CLAIM = 0.8
 """Share of words in common from which two sentences say the same; our choice."""
 
+LEAST_SHARED_BY_PRONOUN = 3
+"""Words that must be shared where a sentence begins with a pronoun, which may stand for anything; our choice."""
+
+_PRONOUN = re.compile(r"\W*(?:he|she|it|they|this|that|these|those|we|i)\b", re.IGNORECASE)
 _NEGATION = re.compile(r"\b(?:not|no|never|cannot|nobody|nothing|none|neither|nor|\w+n['’]t)\b", re.IGNORECASE)
 _NO_NEGATION = re.compile(
     r"\b(?:no|not) (?:more|less|later|longer|fewer|earlier|sooner|older|larger|only|yet|matter|one)\b(?! available)"
@@ -45,7 +49,7 @@ _FRAME_NOISE = frozenset(
     for word in """take takes last lasts cost costs get need amount around approximately about roughly usually normally
     generally typically always currently exactly maximum minimum least most per within also please however note later
     earliest latest soon total already still never cannot nobody nothing none neither without free charge charged be
-    become becomes come comes must may shall might every each any upon via""".split()  # noqa: SIM905
+    become becomes come comes must may shall might every each any upon via row""".split()  # noqa: SIM905
 ) - {stem("without")}
 """Words that do not tell one subject from another."""
 _SPECIAL = frozenset(
@@ -96,6 +100,8 @@ class _Reading(NamedTuple):
     negated: bool
     negation: str
     """The word that negates, as it stands."""
+    pronoun: bool
+    """Whether it begins with a pronoun."""
 
 
 def disagreements(claims: Sequence[Claim]) -> list[Conflict]:
@@ -159,7 +165,7 @@ def _clash(one: Claim, other: Claim) -> _Clash | None:
         return None
     differing = [d for d in a.values.keys() & b.values.keys() if not _agree(a.values[d], b.values[d])]
     if differing:
-        if a.negated != b.negated:
+        if a.negated != b.negated or _other_thing(one.text, a, differing) or _other_thing(other.text, b, differing):
             return None
         dimension = min(differing, key=lambda d: a.values[d][0].start)
         first, second = a.values[dimension], b.values[dimension]
@@ -167,9 +173,23 @@ def _clash(one: Claim, other: Claim) -> _Clash | None:
             return None
         kind = "date" if first[0].kind == "date" else "number"
         return _Clash(kind, dimension, _differing(one.text, first, second), _differing(other.text, second, first))
-    if a.negated != b.negated and len(set(a.frame)) >= 2 and _same_conditions(a, b):
+    if a.negated != b.negated and len(set(a.frame)) >= 2 and _same_conditions(a, b) and _same_order(a, b):
         return _Clash("negation", "", _said(one.text, other.text), _said(other.text, one.text))
     return None
+
+
+def _other_thing(text: str, reading: _Reading, differing: Sequence[str]) -> bool:
+    """Whether one of several differing quantities rather tells which thing is meant: a date, or "the 500 GB disk"."""
+    if len(differing) < 2:
+        return False
+    return any(q.kind == "date" or attributive(text, q) for d in differing for q in reading.values[d])
+
+
+def _same_order(a: _Reading, b: _Reading) -> bool:
+    """Whether the words that both have stand in the same order: who does what to whom."""
+    first = [w for w in dict.fromkeys(a.frame) if w in b.frame]
+    second = [w for w in dict.fromkeys(b.frame) if w in a.frame]
+    return first == second
 
 
 def _same_conditions(a: _Reading, b: _Reading) -> bool:
@@ -189,6 +209,8 @@ def _same_subject(a: _Reading, b: _Reading) -> bool:
         return False
     only_a, only_b = first - second, second - first
     if (only_a | only_b) & _SPECIAL:
+        return False
+    if len(shared) < LEAST_SHARED_BY_PRONOUN and (a.pronoun or b.pronoun):
         return False
     likeness = len(shared) / len(first | second)
     if only_a and only_b:
@@ -257,6 +279,7 @@ def _read(sentence: str) -> _Reading:
         values=values,
         negated=(len(negations) + denied) % 2 == 1,
         negation=negations[0].group() if negations else "",
+        pronoun=_PRONOUN.match(sentence) is not None,
     )
 
 

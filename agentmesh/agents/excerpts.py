@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from agentmesh.agents.disagreement import Claim, disagreements, same_claim
@@ -17,6 +18,8 @@ MOST_SENTENCES = 4
 """Excerpts of one reply; a sentence that contradicts one of them comes on top."""
 MOST_OPPOSED = 3
 """Sentences added because they contradict a chosen one."""
+LONGEST_CHARS = 600
+"""Characters of a sentence that is quoted."""
 LEAST_COVERAGE = 0.34
 """Share of a question's words, weighted by rarity, that a sentence must have; our choice."""
 NEAR_BEST = 0.72
@@ -112,14 +115,20 @@ def _candidates(pack: ContextPack) -> list[_Candidate]:
         _Candidate(
             text=text,
             item=item,
-            stems=frozenset(content_words(text)),
+            stems=stems,
             heading=frozenset(content_words(item.source)),
             rank=item.score / best if item.score else 1 - place / count,
         )
         for place, item in enumerate(pack.items)
-        for text in sentences(item.text)
-        if len(text) < 600 and (text[-1:] in ".!?…\"'”’)" or len(content_words(text)) > 3)
+        for text, stems in _quotable(item.text)
     ]
+
+
+@lru_cache(maxsize=2048)
+def _quotable(text: str) -> tuple[tuple[str, frozenset[str]], ...]:
+    """The sentences of an item that can stand alone, with their stems; headings and very long ones cannot."""
+    found = ((s, frozenset(content_words(s))) for s in sentences(text) if len(s) <= LONGEST_CHARS)
+    return tuple((s, stems) for s, stems in found if s[-1:] in ".!?…\"'”’)" or len(stems) > 3)
 
 
 def _rarity(candidates: Sequence[_Candidate]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from agentmesh.text import NUMBER_WORDS, STOP_WORDS, stem
 
-__all__ = ["Quantity", "compatible", "quantities"]
+__all__ = ["Quantity", "attributive", "compatible", "quantities"]
 
 
 class Quantity(NamedTuple):
@@ -88,6 +88,7 @@ _DATES = re.compile(
     rf"|{_MONTH.format('m2')}\.? (?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\b(?!:)(?:,? (?P<y2>\d{{4}}))?"
     rf"|{_MONTH.format('m3')}\.? (?P<y3>\d{{4}})"
     r"|(?P<d4>\d{1,2})[./](?P<m4>\d{1,2})[./](?P<y4>\d{4})"
+    r"|(?<=\bin )(?P<y6>(?:19|20)\d\d)|(?<=\bsince )(?P<y7>(?:19|20)\d\d)"
     r"|(?P<d5>\d{1,2})(?:st|nd|rd|th)(?: day)? of (?:the|each|every|a) (?:\w+ )?month)\b",
     re.IGNORECASE,
 )
@@ -136,6 +137,12 @@ def quantities(sentence: str) -> list[Quantity]:
     return sorted(found, key=lambda q: q.start)
 
 
+def attributive(sentence: str, quantity: Quantity) -> bool:
+    """Whether a quantity stands before a noun and so may tell which thing is meant: "the 500 GB disk"."""
+    after = _AFTER.match(sentence, quantity.end)
+    return after is not None and after.group(1).lower() not in _VERBS | STOP_WORDS
+
+
 def compatible(one: Quantity, other: Quantity) -> bool:
     """Whether both can be true of the same thing: equal, or one is a range that holds the other.
 
@@ -168,7 +175,7 @@ def _date_parts(date: int) -> tuple[int, int, int]:
 def _read_dates(sentence: str, _: object) -> Iterator[Quantity]:
     for m in _DATES.finditer(sentence):
         g = {k: v for k, v in m.groupdict().items() if v is not None}
-        year = next((int(g[k]) for k in ("iso_y", "y1", "y2", "y3", "y4") if k in g), 0)
+        year = next((int(g[k]) for k in ("iso_y", "y1", "y2", "y3", "y4", "y6", "y7") if k in g), 0)
         named = next((g[k] for k in ("m1", "m2", "m3") if k in g), None)
         month = _month(named) if named else next((int(g[k]) for k in ("iso_m", "m4") if k in g), 0)
         day = next((int(g[k]) for k in ("iso_d", "d1", "d2", "d4", "d5") if k in g), 0)

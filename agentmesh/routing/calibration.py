@@ -7,6 +7,7 @@ from values fitted on public data and move with the cards' own examples, each sc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +117,7 @@ class Judged:
     """Probabilities, shape (m, c + 1); the last column is "none of them"."""
     score: Floats
     """Logits, same shape."""
-    signals: NDArray[np.float32]
+    signals: NDArray[np.floating[Any]]
     """Shape (m, c, len(SIGNALS))."""
 
     def __len__(self) -> int:

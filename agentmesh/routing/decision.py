@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from agentmesh.routing.parts import Part
 from agentmesh.routing.scorer import SIGNALS
 from agentmesh.types import AgentCard, Candidate, Chosen, Mode, RoutingDecision
 
-__all__ = ["Limits", "Verdict", "candidate", "compose", "verdict_on"]
+__all__ = ["Thresholds", "Verdict", "candidate", "compose", "verdict_on"]
 
 Floats = NDArray[np.float64]
 
@@ -21,8 +21,8 @@ ASKED_BACK = 3
 
 
 @dataclass(frozen=True)
-class Limits:
-    """From which probability on. All 0 to 1; our choices, the best of eight on the validation rows of clinc_mix."""
+class Thresholds:
+    """From which probability on. All 0 to 1; our choices, settled on validation rows of clinc_mix."""
 
     threshold: float = 0.35
     """Least probability with which an agent is chosen for a part."""
@@ -47,14 +47,14 @@ class Verdict:
     """Probabilities, shape (c + 1,); the last one is "none of them"."""
     score: Floats
     """Logits, same shape."""
-    signals: NDArray[np.float32]
+    signals: NDArray[np.floating[Any]]
     """Shape (c, len(SIGNALS))."""
     chosen: tuple[int, ...]
     """Positions of the agents, best first, at most two."""
     note: str = ""
     """With what else the part was read."""
 
-    def with_lead(self, judged: Judged, row: int, limits: Limits, note: str) -> "Verdict":
+    def with_lead(self, judged: Judged, row: int, limits: Thresholds, note: str) -> "Verdict":
         """The verdict on the same part read half alone, half as in that row of `judged`."""
         score = (self.score + judged.score[row]) / 2
         signals = (self.signals + judged.signals[row]) / 2
@@ -62,7 +62,9 @@ class Verdict:
         return verdict_on(self.part, both, 0, limits, note=note)
 
 
-def verdict_on(part: Part, judged: Judged, row: int, limits: Limits, *, vague: bool = False, note: str = "") -> Verdict:
+def verdict_on(
+    part: Part, judged: Judged, row: int, limits: Thresholds, *, vague: bool = False, note: str = ""
+) -> Verdict:
     """Choose the agents of a part by one row of `judged`; `vague` if no word says what it is about."""
     chance = judged.chance[row]
     order = np.argsort(-chance[:-1], kind="stable")[:2].tolist()
@@ -83,12 +85,12 @@ def candidate(agent: str, judged: Judged, row: int, place: int, *, chosen: bool,
         probability=float(judged.chance[row, place]),
         chosen=chosen,
         reason=reason,
-        signals={name: round(float(judged.signals[row, place, i]), 4) for i, name in enumerate(SIGNALS)},
+        signals=dict(zip(SIGNALS, cast(list[float], judged.signals[row, place].tolist()), strict=True)),
     )
 
 
 def compose(
-    router: str, cards: Sequence[AgentCard], verdicts: Sequence[Verdict], limits: Limits, most: int, *, vague: bool
+    router: str, cards: Sequence[AgentCard], verdicts: Sequence[Verdict], limits: Thresholds, most: int, *, vague: bool
 ) -> RoutingDecision:
     """One decision about a message from the verdicts on its parts.
 
@@ -107,7 +109,7 @@ class _Composer:
         router: str,
         cards: Sequence[AgentCard],
         verdicts: Sequence[Verdict],
-        limits: Limits,
+        limits: Thresholds,
         most: int,
         *,
         vague: bool,
@@ -123,7 +125,7 @@ class _Composer:
         self.all = Judged(
             np.stack([v.chance for v in verdicts]),
             np.stack([v.score for v in verdicts]),
-            np.stack([v.signals for v in verdicts]),
+            np.round(np.stack([v.signals for v in verdicts]).astype(np.float64), 4),
         )
         self.rows: list[int] = self.all.chance[:, :-1].argmax(axis=0).tolist()
         """The part in which each agent is most probable."""

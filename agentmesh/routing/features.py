@@ -40,7 +40,7 @@ banking77 with 5, 18 and 100 examples an agent."""
 
 def word_grams(text: str) -> list[tuple[str, ...]]:
     """Stems of the words, then pairs of neighbours; stop words stay, for they tell questions apart."""
-    stems = [_stem(w) for w in words(text)]
+    stems = [cached_stem(w) for w in words(text)]
     return [(*stems, *(f"{a} {b}" for a, b in pairwise(stems)))]
 
 
@@ -49,7 +49,8 @@ def character_grams(text: str) -> list[tuple[str, ...]]:
     return [_grams_of_word(word) for word in words(text)]
 
 
-_stem = lru_cache(maxsize=CACHED_WORDS)(stem)
+cached_stem = lru_cache(maxsize=CACHED_WORDS)(stem)
+"""`stem`, remembered: the same words come back."""
 
 
 @lru_cache(maxsize=CACHED_WORDS)

@@ -9,6 +9,7 @@ asked here.
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from agentmesh.text import STOP_WORDS, stem, words
 
@@ -136,9 +137,10 @@ class Part:
     """Only a comma stands between it and the part before."""
 
 
-def specific_words(text: str) -> list[str]:
+@lru_cache(maxsize=1024)
+def specific_words(text: str) -> tuple[str, ...]:
     """Stems of the words that say what a text is about, generic ones left out."""
-    return [s for w in words(text) if w not in STOP_WORDS and (s := stem(w)) not in GENERIC_STEMS]
+    return tuple(s for w in words(text) if w not in STOP_WORDS and (s := stem(w)) not in GENERIC_STEMS)
 
 
 def refers_back(text: str) -> bool:

@@ -16,8 +16,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh.routing.features import TextSpace
-from agentmesh.text import content_words, sentences
+from agentmesh.routing.features import TextSpace, cached_stem
+from agentmesh.text import STOP_WORDS, content_words, sentences, words
 from agentmesh.types import AgentCard
 
 __all__ = ["NONE_SIGNALS", "SIGNALS", "CardScorer", "HeldOut", "Kind", "Row", "Signals", "background_rows", "card_rows"]
@@ -289,7 +289,7 @@ class CardScorer:
 
     def _coverage(self, text: str, *, seen: int = 0) -> float:
         """Share of the content words that more than `seen` texts of the cards hold; 1 for a text without such words."""
-        found = set(content_words(text))
+        found = {cached_stem(word) for word in words(text) if word not in STOP_WORDS}
         return sum(self._known[word] > seen for word in found) / len(found) if found else 1.0
 
 

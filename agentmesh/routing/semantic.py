@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from agentmesh.errors import ConfigError, ModelError, RoutingError
 from agentmesh.models.base import Embedder
 from agentmesh.routing.calibration import CalibratedCards, Judged
-from agentmesh.routing.decision import Limits, Verdict, candidate, compose, verdict_on
+from agentmesh.routing.decision import Thresholds, Verdict, candidate, compose, verdict_on
 from agentmesh.routing.parts import Part, refers_back, specific_words, split_parts
 from agentmesh.run import RunContext
 from agentmesh.text import words
@@ -56,16 +56,16 @@ class SemanticRouter:
         self,
         embedder: Embedder | None = None,
         *,
-        threshold: float = Limits.threshold,
-        none_threshold: float = Limits.none_threshold,
-        margin: float = Limits.margin,
+        threshold: float = Thresholds.threshold,
+        none_threshold: float = Thresholds.none_threshold,
+        margin: float = Thresholds.margin,
         decompose: bool = True,
     ) -> None:
         for option, value in (("threshold", threshold), ("none_threshold", none_threshold), ("margin", margin)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"routing.options.{option} is {value:g}; give a number from 0 to 1")
         self._embedder = embedder
-        self._limits = Limits(threshold, none_threshold, margin)
+        self._limits = Thresholds(threshold, none_threshold, margin)
         self._decompose = decompose
         self._fits: OrderedDict[Key, CalibratedCards] = OrderedDict()
         self._fitting: dict[Key, asyncio.Task[CalibratedCards]] = {}
