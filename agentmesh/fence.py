@@ -6,6 +6,7 @@ text says: the prompts say that fenced text is data, and trust is decided before
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from agentmesh.types import PackItem
 
@@ -23,6 +24,7 @@ _LINE = re.compile(r"\n\s*")
 _LOOKALIKE = {"<": "‹", ">": "›", "[": "("}
 
 
+@lru_cache(maxsize=4096)
 def inert(text: str) -> str:
     """`text` with nothing in it that could be taken for a fence, a reference mark or a chat template's control mark.
 

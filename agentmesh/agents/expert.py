@@ -12,7 +12,7 @@ from typing import Any
 from agentmesh.agents.citations import cited_sentences, without_marks
 from agentmesh.agents.excerpts import best_sentences, opposed
 from agentmesh.agents.schema import json_in, mismatch, text_of
-from agentmesh.errors import LimitError, MeshError, ModelReplyError, ModelTimeoutError, UnknownNameError
+from agentmesh.errors import LimitError, MeshError, ModelError, ModelReplyError, ModelTimeoutError, UnknownNameError
 from agentmesh.fence import fenced, inert, render_pack
 from agentmesh.models.base import ChatMessage, ChatModel, ChatReply, ChatRequest
 from agentmesh.models.call import call_model
@@ -42,6 +42,8 @@ MESSAGE_TOKENS = 8
 """Allowance for what a chat template puts around a message."""
 LEAST_REPLY_TOKENS = 16
 """Tokens that a reply gets even where the prompt fills the window."""
+BESIDE_TOKENS = 96
+"""Tokens that a model writes which is not capable: its extracts are the answer, more of its own words add nothing."""
 
 
 class ExpertAgent:
@@ -84,8 +86,14 @@ class ExpertAgent:
             info = self._model.info
             self._counter = await asyncio.to_thread(counter_for, info.tokenizer or info.name)
         request = self._prompt(work, self._counter)
-        answer = await self._ask(request, work)
         structured: Any = None
+        try:
+            answer = await self._ask(request, work)
+        except ModelError as error:
+            if self._model.info.capable or self._card.output_schema is not None:
+                raise
+            work.notes.append(f"{error}; the extracts stand alone")
+            answer = ChatReply(text="")
         text = answer.text.strip()
         if self._card.output_schema is not None:
             structured = await self._structured(request, answer, self._card.output_schema, work)
@@ -130,7 +138,7 @@ class ExpertAgent:
         reply = await call_model(self._model, request, work.ctx, retries=self._card.limits.retries)
         work.spent.append(reply.usage)
         work.answered_by = reply.model or self._model.info.name
-        if reply.finish_reason == "length":
+        if reply.finish_reason == "length" and self._model.info.capable:
             work.notes.append("the reply was cut off; raise `limits.max_output_tokens`")
         return reply
 
@@ -169,6 +177,8 @@ class ExpertAgent:
         """The messages, cut to what the model's window and the card's limits take."""
         info, limits, call = self._model.info, self._card.limits, work.call
         output = min(limits.max_output_tokens, max(LEAST_REPLY_TOKENS, info.context_tokens // 2))
+        if not info.capable and self._card.output_schema is None:
+            output = min(output, BESIDE_TOKENS)
         room = info.context_tokens - output
         if limits.max_prompt_tokens is not None:
             room = min(room, limits.max_prompt_tokens)

@@ -93,9 +93,9 @@ class RoleAwareRouter:
         budget = budget_for(request, default_tokens=self._budget_tokens)
         clock = self._clock or ctx.clock
         texts = _queries(request)
-        found = await self._search(texts, request, clock.now())
+        found, length = await self._search(texts, request, clock.now())
         counter = await self._packer.counter(request.model)
-        cosines = _cosines(found, part_share=self._part_share)
+        cosines = {item.id: (item, similarity * length) for item, similarity in found}
         candidates, reasons = _admit(cosines, request, at=clock.now(), min_trust=self._min_trust)
         measured = await self._packer.measure(candidates, counter)
         scored = self._score(measured, np.array([cosines[m.item.id][1] for m in measured]), texts, request, ctx)
@@ -104,16 +104,23 @@ class RoleAwareRouter:
             request, chosen, reasons, budget=budget, counter=counter, latency_ms=_since(started, ctx)
         )
 
-    async def _search(self, texts: Sequence[str], request: ContextRequest, at: float) -> list[list[Found]]:
-        """What the store finds for the agent's part, and for the whole task where that is something else."""
-        where = _filter(request, at)
+    async def _search(self, texts: Sequence[str], request: ContextRequest, at: float) -> tuple[list[Found], float]:
+        """What the store finds, by similarity to the agent's part and to the whole task where that is something else.
+
+        One search does for both: a cosine with the mixed vector is the mix of the cosines over the mix's length, which
+        is given too.
+        """
         try:
             vectors = await self._embedder.embed(texts)
-            ks = (self._k, max(1, self._k // 2))
-            tenant = request.task.tenant
-            return [await self._store.search(tenant, v, k=k, where=where) for v, k in zip(vectors, ks, strict=False)]
+            mixed = vectors[0]
+            if len(vectors) > 1:
+                mixed = self._part_share * vectors[0] + (1.0 - self._part_share) * vectors[1]
+            length = float(np.linalg.norm(mixed))
+            query = (mixed / length if length else mixed).astype(np.float32)
+            found = await self._store.search(request.task.tenant, query, k=self._k, where=_filter(request, at))
         except MeshError as error:
             raise ContextError(f"memory could not be searched: {error}") from error
+        return found, length
 
     def _score(
         self,
@@ -332,19 +339,6 @@ def _filter(request: ContextRequest, at: float) -> MemoryFilter:
         thread=request.task.thread,
         at=at,
     )
-
-
-def _cosines(found: Sequence[Sequence[Found]], *, part_share: float) -> dict[str, tuple[MemoryItem, float]]:
-    """Each item with its similarity to part and task, mixed; not found for one of them counts as its last found."""
-    shares = (1.0,) if len(found) == 1 else (part_share, 1.0 - part_share)
-    items = {f.item.id: f.item for results in found for f in results}
-    mixed = dict.fromkeys(items, 0.0)
-    for results, share in zip(found, shares, strict=True):
-        similarity = {f.item.id: f.similarity for f in results}
-        last = min(similarity.values(), default=0.0)
-        for item_id in items:
-            mixed[item_id] += share * similarity.get(item_id, last)
-    return {item_id: (item, mixed[item_id]) for item_id, item in items.items()}
 
 
 def _admit(

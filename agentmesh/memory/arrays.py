@@ -249,8 +249,9 @@ class _Shelf:
         if k < len(rows):
             best = np.argpartition(-scores, k - 1)[:k]
             rows, scores = rows[best], scores[best]
-        order = np.lexsort((rows, -scores)).tolist()
-        return [Found(item=self.items[int(rows[i])], similarity=float(scores[i])) for i in order]
+        order = np.lexsort((rows, -scores))
+        best_rows, best_scores = rows[order].tolist(), scores[order].tolist()
+        return [Found(self.items[row], score) for row, score in zip(best_rows, best_scores, strict=True)]
 
     def _similarities(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Cosine of every row with `query`, shape (n,)."""

@@ -1,7 +1,7 @@
 """The protocol of memory stores."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ class MemoryFilter(Frozen):
     """Whether older versions are found too."""
 
 
-class Found(Frozen):
+class Found(NamedTuple):
     """An item with its similarity to the query."""
 
     item: MemoryItem

@@ -195,7 +195,7 @@ class RemoteStore:
     ) -> list[Found]:
         query = check_query(query, dimensions=self.dimensions, embedder=self._embedder_name)
         found = await self._ask(op="search", tenant=tenant, query=_text(query), k=k, where=_filter(where))
-        return [Found.model_validate(hit) for hit in found]
+        return [Found(MemoryItem.model_validate(item), float(similarity)) for item, similarity in found]
 
     async def get(self, tenant: str, ids: Sequence[str]) -> list[MemoryItem]:
         return [MemoryItem.model_validate(i) for i in await self._ask(op="get", tenant=tenant, ids=list(ids))]
@@ -300,7 +300,13 @@ def _pack(message: Mapping[str, Any]) -> bytes:
 
 
 def _pack_all(result: Sequence[MemoryItem | Found]) -> bytes:
-    return _pack({"result": [value.model_dump(mode="json", exclude_none=True) for value in result]})
+    return _pack({"result": [_plain(value) for value in result]})
+
+
+def _plain(value: MemoryItem | Found) -> Any:
+    if isinstance(value, Found):
+        return [_plain(value.item), value.similarity]
+    return value.model_dump(mode="json", exclude_none=True)
 
 
 def _proof(secret: str, role: str, nonce: str) -> str:

@@ -94,6 +94,7 @@ class MemoryWriter:
 
     def __init__(self, store: MemoryStore, embedder: Embedder, *, clock: Clock | None = None) -> None:
         self.store, self.embedder = store, embedder
+        self._keyed = store if isinstance(store, KeyedStore) else None
         self._clock = clock or SystemClock()
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -103,7 +104,8 @@ class MemoryWriter:
         The same draft twice is one item with the same id. Another text under the same key, for the same user and
         agent, supersedes the older one, which is kept; less trusted text never supersedes or replaces more trusted
         text of another source. A text that says the same as another of its kind and readers is merged into it; turns
-        of a dialogue are not. A derived item is trusted no more than any item of its lineage. Empty text is left out.
+        of a dialogue and agents' answers are not: who said it matters there. A derived item is trusted no more than
+        any item of its lineage. Empty text is left out.
 
         Raises:
             StoreError: If the store cannot take it.
@@ -152,8 +154,8 @@ class MemoryWriter:
 
     async def _begin(self, tenant: str, drafts: Sequence[Draft]) -> "_Batch":
         keys = sorted({draft.key for draft in drafts})
-        if isinstance(self.store, KeyedStore):
-            versions = await self.store.by_key(tenant, keys)
+        if self._keyed is not None:
+            versions = await self._keyed.by_key(tenant, keys)
         else:
             versions = [item for item in await self.store.list(tenant) if item.key in set(keys)]
         lineage = sorted({i for draft in drafts for i in draft.lineage})
@@ -162,7 +164,7 @@ class MemoryWriter:
 
     async def _near(self, tenant: str, item: MemoryItem, vector: NDArray[np.float32]) -> Sequence[MemoryItem]:
         """Live items of the store that may say the same to the same readers."""
-        if item.kind is MemoryKind.DIALOGUE:
+        if item.kind in (MemoryKind.DIALOGUE, MemoryKind.ANSWER):
             return []
         where = MemoryFilter(
             kinds=(item.kind,),
@@ -233,6 +235,8 @@ def item_id(draft: Draft) -> str:
 def drafts_from_reply(reply: AgentReply, task: Task, card: AgentCard, *, run_id: str | None = None) -> list[Draft]:
     """An agent's reply as memory: one `answer` that names what it cites; nothing for a reply that failed.
 
+    Of a model that is not capable the extracts are kept, not its own words.
+
     A run without a thread counts as a thread of its own, so that its answers are read in it and nowhere else.
 
     Args:
@@ -241,13 +245,15 @@ def drafts_from_reply(reply: AgentReply, task: Task, card: AgentCard, *, run_id:
         card: The agent; the reply of one with `visibility: private` is read by nobody else.
         run_id: The run; absent: the first part of the reply's call id.
     """
-    if not reply.ok or not reply.text.strip():
+    extracts = " ".join(s.text for s in reply.sentences if s.origin == "extractive") if reply.extractive else ""
+    text = extracts or reply.text
+    if not reply.ok or not text.strip():
         return []
     run = run_id or reply.call_id.partition("/")[0]
     thread = task.thread or run
     return [
         Draft(
-            text=reply.text,
+            text=text,
             kind=MemoryKind.ANSWER,
             key=f"answer/{thread}/{reply.agent}/r{reply.round}",
             source=f"answer of {reply.agent}",

@@ -4,6 +4,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,9 +133,17 @@ class ScriptedEmbedder:
         return self._dimensions
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors = np.zeros((len(texts), self._dimensions), dtype=np.float32)
-        for row, text in zip(vectors, texts, strict=True):
-            for word in content_words(text) or text.split():
-                row[zlib.crc32(word.encode("utf-8", "replace")) % self._dimensions] += 1.0
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.where(norms == 0, 1, norms).astype(np.float32)
+        if not texts:
+            return np.zeros((0, self._dimensions), dtype=np.float32)
+        return np.stack([_hashed(text, self._dimensions) for text in texts])
+
+
+@lru_cache(maxsize=4096)
+def _hashed(text: str, dimensions: int) -> NDArray[np.float32]:
+    vector = np.zeros(dimensions, dtype=np.float32)
+    for word in content_words(text) or text.split():
+        vector[zlib.crc32(word.encode("utf-8", "replace")) % dimensions] += 1.0
+    length = float(np.linalg.norm(vector))
+    vector /= length or 1.0
+    vector.setflags(write=False)
+    return vector

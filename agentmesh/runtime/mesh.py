@@ -22,7 +22,7 @@ from agentmesh import __version__
 from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
 from agentmesh.graphs import GraphSpec, default_graph
 from agentmesh.memory.base import MemoryStore
-from agentmesh.memory.writer import drafts_from_turn
+from agentmesh.memory.writer import drafts_from_turn, item_id
 from agentmesh.run import Emitter, Journal, Limits, Meter, RunContext, SystemClock
 from agentmesh.runtime.conditions import CONDITIONS, Condition
 from agentmesh.runtime.executor import LocalExecutor
@@ -411,8 +411,8 @@ class Mesh:
         if card is not None:
             step = reply.call_id.split("/")[-3] if reply.call_id.count("/") >= 3 else ""
             task = Task(text=reply.part, tenant=scope.ctx.tenant, user=scope.ctx.user, thread=scope.ctx.thread)
-            call = AgentCall(run_id=scope.ctx.run_id, step=step, agent=reply.agent, task=task)
-            await remember(drafts_of(call, reply, card), scope.parts.writer, scope.ctx.at(step=step, agent=reply.agent))
+            drafts = drafts_of(reply, task, card, scope.ctx.run_id)
+            await remember(drafts, scope.parts.writer, scope.ctx.at(step=step, agent=reply.agent))
 
     async def _drive(
         self, compiled: Any, entry: Any, scope: RunScope, task: Task, services: Services, *, ended: bool = False
@@ -424,7 +424,10 @@ class Mesh:
             config = _config(ctx.run_id)
             state = entry if ended else await compiled.ainvoke(entry, config, context=scope, durability="async")
             answer = _whole(cast("RunState", state), ctx)
-            await self._keep_turn(task, answer, scope, services)
+            if task.thread is None:
+                await self._forget_working_memory(task, answer, services)
+            else:
+                await self._keep_turn(task, answer, scope, services)
             ctx.emit(RunFinished(answer=answer))
         except asyncio.CancelledError:
             ctx.emit(RunCancelled(reason="cancelled by the caller"))
@@ -447,11 +450,18 @@ class Mesh:
         return answer
 
     async def _keep_turn(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
-        if task.thread is None or answer.status is AnswerStatus.FAILED:
+        if answer.status is AnswerStatus.FAILED or task.thread is None:
             return
         turns = (Message(role="user", text=task.text), Message(role="assistant", text=answer.text))
         await services.threads.add(task.tenant, task.thread, scope.ctx.run_id, turns)
         await remember(drafts_from_turn(task, answer.text, run_id=scope.ctx.run_id), scope.parts.writer, scope.ctx)
+
+    async def _forget_working_memory(self, task: Task, answer: Answer, services: Services) -> None:
+        """A run alone is a conversation of its own: nobody reads what its agents said once it is over."""
+        replies = ((reply, self.cards.get(reply.agent)) for reply in answer.replies)
+        said = [d for reply, card in replies if card for d in drafts_of(reply, task, card, answer.run_id)]
+        if said:
+            await services.store.delete(task.tenant, [item_id(draft) for draft in said])
 
     def _flush_soon(self, ctx: RunContext, services: Services) -> None:
         """Write memory to disk in one batch behind the answer; runs that end meanwhile share the next batch."""

@@ -159,7 +159,7 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
         ctx.emit(StepFailed(agent=call.agent, error=text, kind=type(error).__name__))
         reply = failed_reply(call, ReplyStatus.FAILED, text)
     reply = reply.model_copy(update={"latency_ms": (ctx.clock.monotonic() - started) * 1000})
-    await remember(drafts_of(call, reply, card), parts.writer, ctx)
+    await remember(drafts_of(reply, call.task, card, call.run_id), parts.writer, ctx)
     return reply
 
 
@@ -178,9 +178,9 @@ async def _select(parts: Parts, call: AgentCall, card: AgentCard, role: RolePoli
     return await parts.context_router.select(request, ctx)
 
 
-def drafts_of(call: AgentCall, reply: AgentReply, card: AgentCard) -> list[Draft]:
+def drafts_of(reply: AgentReply, task: Task, card: AgentCard, run_id: str) -> list[Draft]:
     """What memory keeps of a reply."""
-    return drafts_from_reply(reply, call.task, card, run_id=call.run_id)
+    return drafts_from_reply(reply, task, card, run_id=run_id)
 
 
 async def remember(drafts: Sequence[Draft], writer: MemoryWriter, ctx: RunContext) -> None:

@@ -263,7 +263,7 @@ class _Wiring:
                 earlier = state.get("answer")
                 return {"visits": visits, "answer": earlier or _nobody(scope, step, state)}
             answer = await refine_step(scope.parts.refiner, state["task"], replies, scope.ctx.at(step=step))
-            return {"visits": visits, "answer": answer}
+            return {"visits": visits, "answer": answer.model_copy(update={"replies": ()})}  # the state has them once
 
         return refine
 
