@@ -6,6 +6,7 @@ replies carry the sentences of the pack that answer best, as they stand, marked 
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from agentmesh.agents.citations import cited_sentences, without_marks
 from agentmesh.agents.excerpts import best_sentences, opposed
 from agentmesh.agents.schema import json_in, mismatch, text_of
 from agentmesh.errors import LimitError, MeshError, ModelError, ModelReplyError, ModelTimeoutError, UnknownNameError
-from agentmesh.fence import fenced, inert, render_pack
+from agentmesh.fence import fenced, inert, pack_line, render_pack
 from agentmesh.models.base import ChatMessage, ChatModel, ChatReply, ChatRequest
 from agentmesh.models.call import call_model
 from agentmesh.prompts import render
@@ -85,29 +86,41 @@ class ExpertAgent:
         if self._counter is None:
             info = self._model.info
             self._counter = await asyncio.to_thread(counter_for, info.tokenizer or info.name)
+        if not self._model.info.capable and self._card.output_schema is None:
+            return await self._beside_extracts(work)
         request = self._prompt(work, self._counter)
         structured: Any = None
-        try:
-            answer = await self._ask(request, work)
-        except ModelError as error:
-            if self._model.info.capable or self._card.output_schema is not None:
-                raise
-            work.notes.append(f"{error}; the extracts stand alone")
-            answer = ChatReply(text="")
+        answer = await self._ask(request, work)
         text = answer.text.strip()
         if self._card.output_schema is not None:
             structured = await self._structured(request, answer, self._card.output_schema, work)
             text = text_of(structured).strip()
         reply = self._reply(text, work)
-        update: dict[str, Any] = {"structured": structured}
-        if work.notes:
-            update["error"] = "; ".join(work.notes)
+        return self._noted(reply.model_copy(update={"structured": structured}), work)
+
+    async def _beside_extracts(self, work: "_Work") -> AgentReply:
+        """The extracts of the pack, and what a model that is not capable makes of them.
+
+        It reads the extracts alone: a small model loses itself in more, and takes its time. If it fails, the extracts
+        stand alone; if there are none, it is not asked.
+        """
+        extracts = best_sentences(work.pack, work.part)
+        text = ""
+        if extracts:
+            try:
+                text = (await self._ask(self._small_prompt(work, extracts), work)).text.strip()
+            except ModelError as error:
+                work.notes.append(f"{error}; the extracts stand alone")
+        return self._noted(self._reply(text, work, extracts), work)
+
+    def _noted(self, reply: AgentReply, work: "_Work") -> AgentReply:
+        """The reply with what went not quite right, and over its limit if it cost too much."""
         over = self._over_price(work)
         if over is not None:
-            update |= {"status": ReplyStatus.OVER_LIMIT, "error": over}
-        return reply.model_copy(update=update)
+            return reply.model_copy(update={"status": ReplyStatus.OVER_LIMIT, "error": over})
+        return reply.model_copy(update={"error": "; ".join(work.notes)}) if work.notes else reply
 
-    def _reply(self, text: str, work: "_Work") -> AgentReply:
+    def _reply(self, text: str, work: "_Work", extracts: Sequence[CitedSentence] | None = None) -> AgentReply:
         """What the model wrote as a cited reply, with extracts beside it where the model is not capable."""
         pack, capable = work.pack, self._model.info.capable
         missing = text.upper().startswith(NOT_FOUND)
@@ -120,7 +133,7 @@ class ExpertAgent:
             status = ReplyStatus.NO_EVIDENCE if missing else ReplyStatus.ANSWERED
             cited = _items([*said, *beside])
         else:
-            beside = best_sentences(pack, work.part)
+            beside = best_sentences(pack, work.part) if extracts is None else list(extracts)
             status = ReplyStatus.ANSWERED if beside else ReplyStatus.NO_EVIDENCE
             cited = _items(beside)
         return AgentReply(
@@ -177,8 +190,6 @@ class ExpertAgent:
         """The messages, cut to what the model's window and the card's limits take."""
         info, limits, call = self._model.info, self._card.limits, work.call
         output = min(limits.max_output_tokens, max(LEAST_REPLY_TOKENS, info.context_tokens // 2))
-        if not info.capable and self._card.output_schema is None:
-            output = min(output, BESIDE_TOKENS)
         room = info.context_tokens - output
         if limits.max_prompt_tokens is not None:
             room = min(room, limits.max_prompt_tokens)
@@ -205,6 +216,19 @@ class ExpertAgent:
             messages=(ChatMessage(role="system", text=system), ChatMessage(role="user", text=user)),
             json_schema=self._card.output_schema,
             max_output_tokens=output,
+            timeout_s=limits.timeout_s,
+        )
+
+    def _small_prompt(self, work: "_Work", extracts: Sequence[CitedSentence]) -> ChatRequest:
+        """The agent in one line, the extracts under the names of their items, the question."""
+        refs = {item.item_id: item.ref for item in work.pack.items}
+        lines = [pack_line(refs.get(s.items[0], "m1") if s.items else "m1", s.text) for s in extracts]
+        system = render("expert-small", title=self._card.title, description=self._card.description)
+        user = render("expert-small-ask", memory=fenced("memory", lines), part=inert(work.part))
+        limits = self._card.limits
+        return ChatRequest(
+            messages=(ChatMessage(role="system", text=system), ChatMessage(role="user", text=user)),
+            max_output_tokens=min(limits.max_output_tokens, BESIDE_TOKENS),
             timeout_s=limits.timeout_s,
         )
 
