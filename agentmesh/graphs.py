@@ -107,6 +107,18 @@ class GraphSpec(_Spec):
         named = tuple(e.target for e in self.edges if e.source == START)
         return named or tuple(s.name for s in self.stages[:1])
 
+    def after(self, name: str) -> set[str]:
+        """The stages that may run after this one; itself too, if a loop leads back."""
+        follows = [(e.source, e.target) for e in self.edges] + [(x.source, x.target) for x in self.loops]
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            source = waiting.pop()
+            fresh = {target for start, target in follows if start == source} - found - {END}
+            found |= fresh
+            waiting += fresh
+        return found
+
     def digraph(self) -> "nx.DiGraph[str]":
         """The same structure for networkx; loops are edges with the attribute `loop`."""
         import networkx as nx

@@ -134,3 +134,10 @@ def test_specs_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         EdgeSpec(source="a", target="b").source = "c"  # pyright: ignore[reportAttributeAccessIssue]
     assert LoopSpec(source="a", target="b", while_="x", max_rounds=1).max_rounds == 1
+
+
+def test_what_may_run_after_a_stage_goes_round_loops() -> None:
+    spec = support().spec()
+    assert spec.after("answer") == {"triage", "check", "answer"}
+    assert default_graph().after("route") == {"refine"}
+    assert default_graph().after("refine") == set()

@@ -147,3 +147,26 @@ async def test_closing_writes_what_is_buffered(tmp_path: Path) -> None:
     await again.aclose()
     with pytest.raises(StoreError, match="closed"):
         await store.list("t")
+
+
+async def test_an_item_that_is_deleted_before_it_was_written_never_reaches_the_disk(disk: FaultyDisk) -> None:
+    store = WorkingStore(disk)
+    await remember(store, "t", note("a"), note("b"))
+    assert await store.delete("t", ["a"]) == 1
+    assert store.pending == 1
+    assert await store.flush() == 1
+    assert await disk.count("t") == 1
+    assert await store.delete("t", ["b"]) == 1
+    assert store.pending == 1
+    assert await store.flush() == 1
+    assert await disk.count("t") == 0
+
+
+async def test_an_item_whose_write_failed_is_deleted_on_the_disk_too(disk: FaultyDisk) -> None:
+    store = WorkingStore(disk)
+    await remember(store, "t", note("a"))
+    disk.fail_next = 1
+    with pytest.raises(StoreError):
+        await store.flush()
+    await store.delete("t", ["a"])
+    assert store.pending == 1

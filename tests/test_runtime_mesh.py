@@ -78,13 +78,12 @@ async def test_a_whole_run_is_this_list_of_events() -> None:
         "context_selected",
         "agent_started",
         "model_called",
-        "memory_written",
         "agent_replied",
         "stage_entered",
         "answer_refined",
         "run_finished",
     ]
-    assert [e.seq for e in sink.events] == list(range(1, 12))
+    assert [e.seq for e in sink.events] == list(range(1, 11))
     assert {e.run_id for e in sink.events} == {answer.run_id}
 
 

@@ -1,5 +1,6 @@
 """What agentmesh costs beside a raw LangGraph graph of the same shape, in the same process.
 
+`agentmesh` is a run alone, `agentmesh_thread` one of a conversation, which also keeps its turns and replies in memory.
 Scripted model and embeddings, so that only our own work and LangGraph's is measured. The real router, context router,
 extractive refiner, trace and journal run. Baseline: route -> 2 branches -> refine, written by hand in LangGraph with
 the same checkpointer and with nodes that do nothing.
@@ -100,6 +101,7 @@ async def _latency(name: str, *, durable: bool) -> list[dict[str, Any]]:
         raw, close_raw = await _raw_graph(home)
         ours: list[float] = []
         theirs: list[float] = []
+        threaded: list[float] = []
         flushes: list[float] = []
         async with _mesh(home) as mesh:
             answer = await mesh.ask(QUESTION)
@@ -113,14 +115,18 @@ async def _latency(name: str, *, durable: bool) -> list[dict[str, Any]]:
             for _ in range(RUNS // BLOCK):
                 for _ in range(BLOCK):
                     ours.append(await _timed(lambda: mesh.ask(QUESTION)))
-                    flushed = time.perf_counter()
                     await mesh.settle()
-                    flushes.append((time.perf_counter() - flushed) * 1000)
                 for _ in range(BLOCK):
                     theirs.append(await _timed(raw))
+                for _ in range(BLOCK):
+                    thread = f"conversation-{len(threaded)}"
+                    threaded.append(await _timed(lambda thread=thread: mesh.ask(QUESTION, thread=thread)))
+                    await mesh.settle()
+                    flushes.append(mesh.last_flush_ms or 0.0)
         await close_raw()
     rows = [
         *_quantiles(name, "agentmesh", ours),
+        *_quantiles(name, "agentmesh_thread", threaded),
         *_quantiles(name, "raw_langgraph", theirs),
         _row(name, "agentmesh", "ratio", statistics.median(ours) / statistics.median(theirs), "ratio", len(ours),
              _ratio_interval(ours, theirs)),

@@ -164,6 +164,11 @@ class ArrayStore:
         shelf = self._shelves.get(tenant)
         return sum(shelf.remove(i) for i in ids) if shelf is not None else 0
 
+    def has(self, tenant: str, item_id: str) -> bool:
+        """Whether this tenant has an item of that id."""
+        shelf = self._shelves.get(tenant)
+        return shelf is not None and item_id in shelf.rows
+
     def count(self, tenant: str) -> int:
         """How many items this tenant has."""
         shelf = self._shelves.get(tenant)

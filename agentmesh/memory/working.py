@@ -47,6 +47,8 @@ class _Change:
 
     item: MemoryItem | None
     vector: NDArray[np.float32]
+    fresh: bool = False
+    """The disk never had the item: deleting it leaves nothing to write."""
 
 
 @dataclass
@@ -90,7 +92,9 @@ class WorkingStore:
         hot = await self._hot(tenant)
         changes = self._changes.setdefault(tenant, {}) if own else {}
         for item, vector in zip(own, vectors, strict=True):
-            changes[item.id] = _Change(item, vector)
+            known = changes.get(item.id)
+            fresh = known.fresh if known is not None else hot and not self._arrays.has(tenant, item.id)
+            changes[item.id] = _Change(item, vector, fresh)
         if hot:
             self._arrays.put(tenant, own, vectors)
             if self._arrays.count(tenant) > self.hot_items:
@@ -136,9 +140,16 @@ class WorkingStore:
         there = {item.id for item in await self.get(tenant, ids)}
         if await self._hot(tenant):
             self._arrays.remove(tenant, list(there))
-        if there:
-            nothing = np.zeros(0, np.float32)
-            self._changes.setdefault(tenant, {}).update({i: _Change(None, nothing) for i in there})
+        changes = self._changes.setdefault(tenant, {})
+        nothing = np.zeros(0, np.float32)
+        for item_id in there:
+            known = changes.get(item_id)
+            if known is not None and known.fresh:
+                del changes[item_id]
+            else:
+                changes[item_id] = _Change(None, nothing)
+        if not changes:
+            self._changes.pop(tenant, None)
         return len(there)
 
     async def list(self, tenant: str, where: MemoryFilter | None = None) -> list[MemoryItem]:
@@ -176,7 +187,8 @@ class WorkingStore:
 
     async def _flush_tenant(self, tenant: str) -> int:
         changes = self._changes.get(tenant, {})
-        batch = dict(changes)
+        batch = {i: _Change(change.item, change.vector) for i, change in changes.items()}
+        changes.update(batch)  # none is fresh from here on: even a write that fails may have reached the disk
         gone = [i for i, change in batch.items() if change.item is None]
         kept = [(change.item, change.vector) for change in batch.values() if change.item is not None]
         if gone:

@@ -22,17 +22,13 @@ class LocalExecutor:
         *,
         journal: Journal,
         gate: asyncio.Semaphore,
-        on_replay: Callable[[AgentCall, AgentReply], Awaitable[None]] | None = None,
     ) -> None:
-        self._run, self._journal, self._gate, self._on_replay = run, journal, gate, on_replay
+        self._run, self._journal, self._gate = run, journal, gate
 
     async def submit(self, call: AgentCall, id: str, deadline: float) -> AgentReply:
         entry = await self._journal.lookup(id)
         if entry is not None and entry.finished and entry.result is not None:
-            reply = AgentReply.model_validate(entry.result)
-            if self._on_replay is not None:
-                await self._on_replay(call, reply)
-            return reply
+            return AgentReply.model_validate(entry.result)
         async with self._gate:
             try:
                 async with asyncio.timeout(deadline):

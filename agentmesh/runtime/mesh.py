@@ -22,7 +22,7 @@ from agentmesh import __version__
 from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
 from agentmesh.graphs import GraphSpec, default_graph
 from agentmesh.memory.base import MemoryStore
-from agentmesh.memory.writer import drafts_from_turn, item_id
+from agentmesh.memory.writer import Draft, drafts_from_turn, item_id
 from agentmesh.run import Emitter, Journal, Limits, Meter, RunContext, SystemClock
 from agentmesh.runtime.conditions import CONDITIONS, Condition
 from agentmesh.runtime.executor import LocalExecutor
@@ -398,12 +398,8 @@ class Mesh:
         async def run(call: AgentCall) -> AgentReply:
             return await run_call(call, parts, ctx)
 
-        async def replay(call: AgentCall, reply: AgentReply) -> None:
-            await self._recall(reply, scope)
-
-        executor = LocalExecutor(run, journal=journal, gate=gate, on_replay=replay)
-        scope = RunScope(ctx=ctx, parts=parts, executor=executor, router=router)
-        return scope
+        executor = LocalExecutor(run, journal=journal, gate=gate)
+        return RunScope(ctx=ctx, parts=parts, executor=executor, router=router)
 
     async def _recall(self, reply: AgentReply, scope: RunScope) -> None:
         """Put what an earlier process heard back into memory: its working set died with it."""
@@ -450,18 +446,24 @@ class Mesh:
         return answer
 
     async def _keep_turn(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
+        """Add the question, what the agents said and the answer to the conversation."""
         if answer.status is AnswerStatus.FAILED or task.thread is None:
             return
         turns = (Message(role="user", text=task.text), Message(role="assistant", text=answer.text))
         await services.threads.add(task.tenant, task.thread, scope.ctx.run_id, turns)
-        await remember(drafts_from_turn(task, answer.text, run_id=scope.ctx.run_id), scope.parts.writer, scope.ctx)
+        drafts = [*self._said(task, answer), *drafts_from_turn(task, answer.text, run_id=scope.ctx.run_id)]
+        await remember(drafts, scope.parts.writer, scope.ctx)
 
     async def _forget_working_memory(self, task: Task, answer: Answer, services: Services) -> None:
         """A run alone is a conversation of its own: nobody reads what its agents said once it is over."""
-        replies = ((reply, self.cards.get(reply.agent)) for reply in answer.replies)
-        said = [d for reply, card in replies if card for d in drafts_of(reply, task, card, answer.run_id)]
+        said = self._said(task, answer)
         if said:
             await services.store.delete(task.tenant, [item_id(draft) for draft in said])
+
+    def _said(self, task: Task, answer: Answer) -> list[Draft]:
+        """What memory keeps of the replies."""
+        replies = ((reply, self.cards.get(reply.agent)) for reply in answer.replies)
+        return [d for reply, card in replies if card for d in drafts_of(reply, task, card, answer.run_id)]
 
     def _flush_soon(self, ctx: RunContext, services: Services) -> None:
         """Write memory to disk in one batch behind the answer; runs that end meanwhile share the next batch."""

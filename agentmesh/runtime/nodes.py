@@ -120,8 +120,14 @@ async def route_step(router: Router, request: RouteRequest, ctx: RunContext) -> 
     return decision
 
 
-async def agent_step(call: AgentCall, scope: RunScope) -> AgentReply:
-    """Let one agent answer its part: choose its context, call it, write down what it said."""
+async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = True) -> AgentReply:
+    """Let one agent answer its part: choose its context, call it, write down what it said.
+
+    Args:
+        call: What to answer.
+        scope: The run.
+        read_later: Whether a later step of the run may read the reply in memory; else it is not written there.
+    """
     card = scope.parts.cards.get(call.agent)
     if card is None:
         reply = failed_reply(call, ReplyStatus.FAILED, str(UnknownNameError("agent", call.agent, [*scope.parts.cards])))
@@ -129,13 +135,15 @@ async def agent_step(call: AgentCall, scope: RunScope) -> AgentReply:
         deadline = min(card.limits.timeout_s, scope.ctx.seconds_left()) + GRACE_S
         reply = await scope.executor.submit(call, call.id, deadline)
     ctx = scope.ctx.at(step=call.step, agent=call.agent, attempt=call.attempt)
+    if read_later and card is not None:
+        await remember(drafts_of(reply, call.task, card, call.run_id), scope.parts.writer, ctx)
     _say_limit(ctx)
     ctx.emit(AgentReplied(agent=call.agent, reply=reply))
     return reply
 
 
 async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply:
-    """What an executor runs for one call: context, then agent, then memory. Failures are replies."""
+    """What an executor runs for one call: context, then agent. Failures are replies."""
     card = parts.cards[call.agent]
     left = min(card.limits.timeout_s, run.seconds_left())
     ctx = run.at(step=call.step, agent=call.agent, attempt=call.attempt, deadline=run.clock.monotonic() + left)
@@ -158,9 +166,7 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
         text = f"{type(error).__name__}: {error}"
         ctx.emit(StepFailed(agent=call.agent, error=text, kind=type(error).__name__))
         reply = failed_reply(call, ReplyStatus.FAILED, text)
-    reply = reply.model_copy(update={"latency_ms": (ctx.clock.monotonic() - started) * 1000})
-    await remember(drafts_of(reply, call.task, card, call.run_id), parts.writer, ctx)
-    return reply
+    return reply.model_copy(update={"latency_ms": (ctx.clock.monotonic() - started) * 1000})
 
 
 async def _select(parts: Parts, call: AgentCall, card: AgentCard, role: RolePolicy, ctx: RunContext) -> ContextPack:

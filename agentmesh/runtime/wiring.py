@@ -62,7 +62,7 @@ class _Wiring:
         if stage.kind is StageKind.DISPATCH:
             inner = f"{stage.name}.agents"
             graph.add_node(stage.name, self._dispatch(stage))
-            graph.add_node(inner, self._branch(), input_schema=AgentInput)
+            graph.add_node(inner, self._branch(stage), input_schema=AgentInput)
             graph.add_conditional_edges(stage.name, self._fan_out(stage, inner), [inner, END])
             return inner
         make = {
@@ -158,6 +158,11 @@ class _Wiring:
 
         return dispatch
 
+    def _read_later(self, stage: StageSpec) -> bool:
+        """Whether an agent may work after this stage, in this graph or around it."""
+        following = self.spec.after(stage.name)
+        return bool(self.prefix) or any(s.kind is not StageKind.REFINE for s in self.spec.stages if s.name in following)
+
     def _ends_here(self, stage: StageSpec, state: RunState) -> bool:
         """Whether nobody being chosen ends the run: nothing was said yet and no other branch is at work."""
         return not state.get("replies") and self.spec.entries() == (stage.name,)
@@ -178,14 +183,16 @@ class _Wiring:
 
         return fan_out
 
-    def _branch(self) -> Callable[..., Any]:
+    def _branch(self, stage: StageSpec) -> Callable[..., Any]:
+        read_later = self._read_later(stage)
+
         async def branch(state: AgentInput, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
             call = state["call"]
             if call is None:
                 return {}
             known = cast("RunState", {"run_id": call.run_id, "task": call.task})
             scope = await self.scope_of(known, config, runtime.context)
-            return {"replies": {call.id: await agent_step(call, scope)}}
+            return {"replies": {call.id: await agent_step(call, scope, read_later=read_later)}}
 
         return branch
 
