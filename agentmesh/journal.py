@@ -63,9 +63,13 @@ class DatabaseJournal:
         else:
             await self.db.write((_BEGIN, values))
 
-    async def finish(self, call_id: str, kind: str, result: dict[str, Any]) -> None:
+    async def finish(self, call_id: str, kind: str, result: dict[str, Any], *, wait: bool = True) -> None:
         now = time.time()
-        await self.db.write((_FINISH, (call_id, kind, now, now, json.dumps(result))))
+        values = (call_id, kind, now, now, json.dumps(result))
+        if wait:
+            await self.db.write((_FINISH, values))
+        else:
+            self.db.post(_FINISH, values)
 
     async def entries(self, run_id: str) -> list[JournalEntry]:
         """All calls of a run, by call id."""
@@ -107,8 +111,8 @@ class RunJournal:
         self._known.setdefault(call_id, entry)
         await self.journal.begin(call_id, kind, idempotent=idempotent)
 
-    async def finish(self, call_id: str, kind: str, result: dict[str, Any]) -> None:
-        await self.journal.finish(call_id, kind, result)
+    async def finish(self, call_id: str, kind: str, result: dict[str, Any], *, wait: bool = True) -> None:
+        await self.journal.finish(call_id, kind, result, wait=wait)
         begun = self._known.get(call_id)
         self._known[call_id] = JournalEntry(
             call_id=call_id,

@@ -148,8 +148,8 @@ class Journal(Protocol):
         """Note that the call starts. Durable before it returns if the call is not idempotent."""
         ...
 
-    async def finish(self, call_id: str, kind: str, result: dict[str, Any]) -> None:
-        """Note its result. Durable before it returns."""
+    async def finish(self, call_id: str, kind: str, result: dict[str, Any], *, wait: bool = True) -> None:
+        """Note its result. Durable before it returns, or, without `wait`, no later than whatever is noted next."""
         ...
 
 
@@ -165,7 +165,7 @@ class MemoryJournal:
     async def begin(self, call_id: str, kind: str, *, idempotent: bool = True) -> None:
         self.entries[call_id] = JournalEntry(call_id=call_id, kind=kind, finished=False, idempotent=idempotent)
 
-    async def finish(self, call_id: str, kind: str, result: dict[str, Any]) -> None:
+    async def finish(self, call_id: str, kind: str, result: dict[str, Any], *, wait: bool = True) -> None:
         self.entries[call_id] = JournalEntry(call_id=call_id, kind=kind, finished=True, result=result)
 
 

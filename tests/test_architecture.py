@@ -22,6 +22,8 @@ PACKAGE = ROOT / "agentmesh"
 DOORS = {
     "aiosqlite": ("runtime",),
     "chromadb": ("memory.chroma",),
+    "jsonschema": ("agents.schema",),
+    "referencing": ("agents.schema",),
     "huggingface_hub": ("models.weights",),
     "langchain_core": ("runtime", "evaluation.overhead"),
     "langgraph": ("runtime", "evaluation.overhead"),
@@ -45,7 +47,7 @@ DOORS = {
 }
 """The modules, below `agentmesh`, that may import a library; a package stands for everything in it."""
 
-EVERYWHERE = {"numpy", "pydantic", "pydantic_core", "pydantic_settings", "yaml"}
+EVERYWHERE = {"numpy", "pydantic", "pydantic_core", "yaml"}
 """Libraries without a door: values, arrays and the file format of the content."""
 
 SLOW = DOORS.keys() - {"aiosqlite", "rich", "sqlite3", "typer"}

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, its exit codes, and one clear line for every mistake."""
 
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -251,7 +252,7 @@ def test_missing_weights_are_said_before_anything_runs(
 ) -> None:
     (project / "agentmesh.toml").unlink()
     monkeypatch.setenv("AGENTMESH_CACHE", str(tmp_path / "empty"))
-    code, out, errors = run("run", "refund paid out?", "--router", "keyword")
+    code, _, errors = run("run", "refund paid out?", "--router", "keyword")
     assert code == 1
     assert "agentmesh models pull" in errors
     assert len(errors.strip().splitlines()) == 1
@@ -275,3 +276,14 @@ def test_a_second_process_on_the_same_project_works_through_the_first(run: Run, 
         code, out, errors = run("run", "When is a refund paid out?", "--router", "keyword", "--json")
         assert code == 0, errors
         assert json.loads(out)["answer"]["text"] == first.text
+
+
+def test_a_question_comes_from_standard_input_and_must_be_utf8(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"When is a refund paid out?")))
+    code, out, errors = run("run", "-", "--router", "keyword")
+    assert code == 0, errors
+    assert "14 days" in out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9?")))
+    code, _, errors = run("run", "-")
+    assert code == 2
+    assert "standard input is not UTF-8 (byte 3)" in errors

@@ -102,3 +102,11 @@ async def test_pruning_forgets_the_calls_of_those_runs_only(db: Database) -> Non
             await journal.finish(f"{run}/s/a/1/{n}", "model", {})
     assert await journal.prune(["r1", "r3", "unknown"]) == 4
     assert [await journal.finished_calls(run) for run in ("r1", "r2", "r3")] == [0, 2, 0]
+
+
+async def test_a_result_that_is_not_waited_for_is_there_before_the_next_one_is(db: Database) -> None:
+    journal = await DatabaseJournal(db).for_run("r1", fresh=True)
+    await journal.finish("r1/s/a/1/1", "model", {"n": 1}, wait=False)
+    await journal.finish("r1/s/a/1", "agent", {"n": 2})
+    rows = await db.query("SELECT call_id FROM journal_calls ORDER BY call_id")
+    assert [row[0] for row in rows] == ["r1/s/a/1", "r1/s/a/1/1"]

@@ -61,7 +61,12 @@ def root(
 
 @app.command()
 def run(
-    what: Annotated[str, typer.Argument(metavar='SCENARIO-or-"QUESTION"', help="A scenario's name, or a question.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar='SCENARIO-or-"QUESTION"', help="A scenario's name, or a question; `-` reads it from stdin."
+        ),
+    ],
     router: Annotated[str | None, typer.Option(help="Router instead of the project's own.")] = None,
     model: Annotated[str | None, typer.Option(help="Default model: `embedded`, `gguf:PATH`, any LiteLLM id.")] = None,
     thread: Annotated[str | None, typer.Option(help="Conversation that this belongs to.")] = None,
@@ -79,6 +84,7 @@ def run(
 
     Exit status: 0 done, 1 the run failed or a scenario's expectation was not met, 2 a usage or project mistake.
     """
+    what = _from_stdin() if what == "-" else what
     limits = {"max_usd": max_usd, "max_tokens": max_tokens, "max_seconds": max_seconds}
     options = {"thread": thread, "tenant": tenant, "user": user, "router": router}
     work = _run(_project(project), what, task, model, {k: v for k, v in limits.items() if v is not None}, options,
@@ -480,6 +486,10 @@ class Bench(StrEnum):
 def bench(
     name: Annotated[Bench, typer.Argument(help="Which benchmark.")],
     sets: Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of benchmark data; `overhead` needs none.")] = None,
+    router: Annotated[
+        list[str] | None, typer.Option(help="Only this router; may be repeated. `overhead` compares none.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for plots as PNG and SVG.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -491,6 +501,8 @@ def bench(
         if wanted not in SETS:
             raise UnknownNameError("set", wanted, SETS, where=f"bench {name.value}")
     console, errors = _consoles(as_json)
+    if data is not None or router:
+        errors.print("overhead reads no data and compares no routers: --data and --router change nothing", style="dim")
     result = asyncio.run(bench_overhead(tuple(sets or SETS), say=lambda text: errors.print(text, style="dim")))
     if out is not None:
         draw_rows(result, out)
@@ -501,6 +513,15 @@ def bench(
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _from_stdin() -> str:
+    """The question on standard input: for one that no command line takes."""
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not UTF-8 (byte {error.start}); send it as UTF-8") from error
 
 
 def _consoles(as_json: bool) -> tuple["Console", "Console"]:

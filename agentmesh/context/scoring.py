@@ -85,10 +85,10 @@ def bm25_shares(
     if n == 0 or not places:
         return np.zeros((len(queries), n))
     counts = np.zeros((n, len(places)))
-    asked = places.keys()
     for row, document in enumerate(documents):
-        for word in asked & document.keys():
-            counts[row, places[word]] = document[word]
+        for word, place in places.items():
+            if word in document:
+                counts[row, place] = document[word]
     having = np.count_nonzero(counts, axis=0)
     idf = np.log(1 + (n - having + 0.5) / (having + 0.5))
     sizes = np.asarray(lengths, dtype=np.float64)

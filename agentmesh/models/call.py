@@ -39,7 +39,6 @@ async def call_model(
         reply = ChatReply.model_validate(entry.result)
         _count(ctx, reply, call_id, model.info.name, 0.0, request, replayed=True)
         return reply
-    await ctx.journal.begin(call_id, "model")
     started = ctx.clock.monotonic()
     for attempt in range(retries + 1):
         if ctx.meter is not None:
@@ -57,7 +56,8 @@ async def call_model(
             await asyncio.sleep(wait)
     else:
         raise AssertionError("the loop above breaks or raises")
-    await ctx.journal.finish(call_id, "model", reply.model_dump(mode="json"))
+    # Not waited for: the agent's own reply is noted after it and is; until then, losing this only means asking again.
+    await ctx.journal.finish(call_id, "model", reply.model_dump(mode="json"), wait=False)
     _count(ctx, reply, call_id, model.info.name, (ctx.clock.monotonic() - started) * 1000, request, replayed=False)
     return reply
 
