@@ -190,7 +190,9 @@ class _Composer:
             ):
                 first -= 1
             taken.extend(i for i in range(first, row + 1) if i not in taken)
-        return " ".join(self.verdicts[i].part.text for i in taken)
+        texts = [self.verdicts[i].part.text for i in taken]
+        joined = [t if t[-1:] in ".?!,;:。！？" else f"{t}," for t in texts[:-1]]  # the split took its comma off
+        return " ".join([*joined, *texts[-1:]])
 
     def _candidates(self, mode: Mode) -> tuple[Candidate, ...]:
         rest = sorted((a for a in range(len(self.cards)) if a not in self.kept), key=lambda a: -self.best[a])
