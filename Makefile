@@ -27,7 +27,8 @@ demo: $(STAMP) ## fetch the embedded model and ask the helpdesk; fails unless th
 	$(BIN)/agentmesh models pull
 	$(BIN)/agentmesh run helpdesk
 
-test: $(STAMP) ## run the tests
+test: $(STAMP) ## run the tests, those of real decoding too where the embedded model can be fetched
+	@$(BIN)/agentmesh models pull || echo "the tests of real decoding are skipped"
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types and the import contracts; changes nothing
