@@ -1,6 +1,7 @@
 """Builds a mesh from a project folder or from Python values. The only place that knows the variants by name."""
 
 import asyncio
+import contextlib
 import inspect
 import os
 import warnings
@@ -31,7 +32,7 @@ from agentmesh.routing.base import Router
 from agentmesh.run import Journal, Limits, MemoryJournal, SystemClock
 from agentmesh.runtime.conditions import CONDITIONS
 from agentmesh.runtime.graph import AgentGraph
-from agentmesh.runtime.mesh import Mesh, Services
+from agentmesh.runtime.mesh import Mesh, Services, close_all
 from agentmesh.runtime.nodes import Parts
 from agentmesh.runtime.threads import THREAD_TABLES, DatabaseThreads, MemoryThreads
 from agentmesh.settings import MeshSettings, ModelSettings, RoutingSettings, load_settings
@@ -276,8 +277,8 @@ async def _open(
     try:
         return await _open_all(settings, cards, roles, project, given, progress, closers)
     except BaseException:
-        for close in reversed(closers):
-            await close()
+        with contextlib.suppress(Exception):  # what failed first is what is said
+            await close_all(closers)
         raise
 
 
@@ -332,8 +333,7 @@ async def _open_all(
         closers.append(checkpointer.conn.close)
         if records is not None:
             old = await records[0].old_runs(settings.trace.keep_runs)
-            await prune(checkpointer, old)
-            await DatabaseJournal(records[1]).prune(old)
+            await DatabaseJournal(records[1]).prune(await prune(checkpointer, old))
     else:
         checkpointer = memory_checkpoints()
     seed = _Seed(project, given, writer, store, home if settings.durable else None, progress)
@@ -344,7 +344,7 @@ async def _open_all(
         threads=DatabaseThreads(records[1]) if records else MemoryThreads(),
         checkpointer=checkpointer,
         journal=_journals(records[1] if records else None),
-        runs=_Recorded(records[0]) if records else None,
+        runs=_Recorded(records[0], DatabaseJournal(records[1])) if records else None,
         keep_checkpoints=settings.durable,
         prepare=seed.prepare,
         closers=closers,
@@ -499,13 +499,16 @@ class _Seed:
 
 
 class _Recorded:
-    """Earlier runs, from the trace store."""
+    """Earlier runs, from the trace store and the journal."""
 
-    def __init__(self, trace: TraceStore) -> None:
-        self._trace = trace
+    def __init__(self, trace: TraceStore, journal: DatabaseJournal) -> None:
+        self._trace, self._journal = trace, journal
 
     async def history(self, run_id: str) -> Sequence[Event]:
         return await asyncio.to_thread(self._trace.read, run_id)
+
+    async def finished_calls(self, run_id: str) -> int:
+        return await self._journal.finished_calls(run_id)
 
 
 def _journals(db: Database | None) -> Callable[[str, bool], Awaitable[Journal]]:

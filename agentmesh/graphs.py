@@ -148,16 +148,25 @@ class GraphSpec(_Spec):
             if stage.graph:
                 yield from stage.graph.agents()
 
+    def routers(self) -> Iterator[str]:
+        """Every router that a stage names, of the graphs inside this one too, with repetitions."""
+        for stage in self.stages:
+            if stage.router is not None:
+                yield stage.router
+            if stage.graph is not None:
+                yield from stage.graph.routers()
+
     def check(self, agents: Iterable[str] | None = None, conditions: Iterable[str] | None = None) -> Self:
         """Return self, or raise `GraphError` with every mistake at once.
 
         Args:
             agents: The ids that exist; None skips that check.
-            conditions: The names of conditions that exist; None skips that check.
+            conditions: The names of conditions that exist, for the graphs inside this one too; None skips that check.
         """
+        conditions = None if conditions is None else frozenset(conditions)
         mistakes = [*self._structure_mistakes()]
         if not mistakes:
-            mistakes += self._flow_mistakes()
+            mistakes += self._flow_mistakes(conditions)
         mistakes += self._name_mistakes(agents, conditions)
         if mistakes:
             raise GraphError(self.name, mistakes)
@@ -185,6 +194,13 @@ class GraphSpec(_Spec):
                     close = nearest(end, names)
                     hint = f"; did you mean {close[0]!r}?" if close else ""
                     yield f"an edge {source!r} -> {target!r} names no stage {end!r}{hint}"
+        for edge in self.edges:
+            if edge.source == START and edge.when:
+                yield f"the edge to {edge.target!r} has a condition, but before the first stage there is nothing to ask"
+        for source in sorted({e.source for e in self.edges} & {END} | {x.source for x in self.loops} & {START, END}):
+            yield f"nothing can follow {source!r} in this way; begin the edge or loop at a stage"
+        for target in sorted({e.target for e in self.edges} & {START} | {x.target for x in self.loops} & {START, END}):
+            yield f"nothing can lead to {target!r} in this way; end the edge or loop at a stage"
         for loop in self.loops:
             if not 1 <= loop.max_rounds <= MAX_ROUNDS:
                 yield (
@@ -192,7 +208,7 @@ class GraphSpec(_Spec):
                     f"set max_rounds between 1 and {MAX_ROUNDS}, not {loop.max_rounds}"
                 )
 
-    def _flow_mistakes(self) -> Iterator[str]:
+    def _flow_mistakes(self, conditions: Iterable[str] | None) -> Iterator[str]:
         import networkx as nx
 
         graph = self.digraph()
@@ -213,7 +229,7 @@ class GraphSpec(_Spec):
         for stage in self.stages:
             if stage.graph is not None:
                 try:
-                    stage.graph.check()
+                    stage.graph.check(conditions=conditions)
                 except GraphError as error:
                     yield f"inside stage {stage.name!r}: {'; '.join(error.mistakes)}"
 

@@ -45,8 +45,9 @@ def resolve_name(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     try:
         module = import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{path!r}: cannot import {module_name!r} ({error})") from error
+    except Exception as error:  # importing runs somebody's code
+        reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path!r}: cannot import {module_name!r} ({reason})") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:

@@ -7,6 +7,7 @@ state, the journal and the stores.
 import asyncio
 import itertools
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ __all__ = [
     "Meter",
     "RunContext",
     "SystemClock",
+    "new_run_id",
 ]
 
 
@@ -260,6 +262,11 @@ class RunContext:
         if self.meter is not None:
             left = min(left, self.meter.seconds_left())
         return max(0.0, left)
+
+
+def new_run_id() -> str:
+    """A name for a run: sorts by time, unique without asking anybody."""
+    return f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
 def loose_context(run_id: str = "loose", *, sink: TraceSink | None = None, limits: Limits | None = None) -> RunContext:

@@ -179,6 +179,8 @@ class SettingsReading:
     mistakes: tuple[Mistake, ...] = ()
     origins: Mapping[Steps, str] = field(default_factory=dict[Steps, str])
     """Where each value was set: a file, a variable or `argument`."""
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    """What was set, as it was written: names in it can be checked beside mistakes."""
 
     def mistake(self, steps: Steps, text: str) -> Mistake:
         """A mistake in the value at this path, with the place that set it."""
@@ -223,7 +225,8 @@ def read_settings(
     settings, found = validated(MeshSettings, layers.values)
     mistakes += [_located(layers.origins, steps, text) for steps, text in found]
     ok = settings is not None and not mistakes
-    return SettingsReading(settings if ok and settings else MeshSettings(), tuple(mistakes), layers.origins)
+    given = settings if ok and settings else MeshSettings()
+    return SettingsReading(given, tuple(mistakes), layers.origins, layers.values)
 
 
 class _Layers:

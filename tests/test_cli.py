@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -287,3 +289,46 @@ def test_a_question_comes_from_standard_input_and_must_be_utf8(run: Run, monkeyp
     code, _, errors = run("run", "-")
     assert code == 2
     assert "standard input is not UTF-8 (byte 3)" in errors
+
+
+def test_a_task_without_expectations_that_failed_fails_the_command(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "broken_router.py").write_text(
+        "class Broken:\n    name = 'broken'\n    def __init__(self, **options): ...\n"
+        "    async def route(self, request, ctx): raise ValueError('oh')\n"
+    )
+    monkeypatch.syspath_prepend(project)
+    scenario = "version: 1\nname: desk\nagents: '*'\ntasks:\n  - {id: t, ask: Why?}\n"
+    (project / "scenarios" / "desk.yaml").write_text(scenario)
+    assert run("run", "desk", "--router", "keyword")[0] == 0
+    code, out, errors = run("run", "desk", "--router", "broken_router:Broken", "--json")
+    assert code == 1, out + errors
+    assert json.loads(out)["status"] == "failed"
+
+
+def test_a_limit_on_the_command_line_wins_over_that_of_the_scenario(run: Run, project: Path) -> None:
+    scenario = SCENARIO.format(router="keyword", fact="14 days") + "limits: {max_tokens: 100000}\n"
+    (project / "scenarios" / "desk.yaml").write_text(scenario)
+    _, out, errors = run("run", "desk", "--max-tokens", "0", "--json")
+    assert json.loads(out)["stop"]["limit"] == "max_tokens", errors
+
+
+def test_all_tasks_of_a_scenario_without_tasks_is_a_mistake(run: Run, project: Path) -> None:
+    (project / "scenarios" / "desk.yaml").write_text("version: 1\nname: desk\nagents: '*'\ntasks: []\n")
+    code, _, errors = run("run", "desk", "--task", "all")
+    assert code == 2
+    assert "tasks: it has none" in errors
+
+
+def test_a_reader_that_goes_away_is_no_error_to_complain_about(project: Path) -> None:
+    code = "import sys; sys.argv = ['agentmesh', 'agents', 'list', '--json']; from agentmesh.cli import main; main()"
+    reads, writes = os.pipe()
+    os.close(reads)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with os.fdopen(writes, "wb") as gone:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], cwd=project, env=environment, stdout=gone, stderr=subprocess.PIPE, timeout=60,
+            check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (1, b"")

@@ -3,7 +3,7 @@
 import pytest
 
 from agentmesh.errors import GraphError
-from agentmesh.graphs import START, EdgeSpec, GraphSpec, LoopSpec, StageKind, StageSpec, default_graph
+from agentmesh.graphs import END, START, EdgeSpec, GraphSpec, LoopSpec, StageKind, StageSpec, default_graph
 from agentmesh.runtime.graph import AgentGraph
 
 
@@ -141,3 +141,28 @@ def test_what_may_run_after_a_stage_goes_round_loops() -> None:
     assert spec.after("answer") == {"triage", "check", "answer"}
     assert default_graph().after("route") == {"refine"}
     assert default_graph().after("refine") == set()
+
+
+def test_a_graph_inside_another_is_checked_with_the_same_conditions() -> None:
+    inner = GraphSpec(
+        name="inner",
+        stages=(StageSpec(name="a", kind=StageKind.REFINE),),
+        loops=(LoopSpec(source="a", target="a", while_="has_conflict", max_rounds=2),),
+    )
+    outer = GraphSpec(name="outer", stages=(StageSpec(name="x", kind=StageKind.SUBGRAPH, graph=inner),))
+    with pytest.raises(GraphError, match=r"inside stage 'x': .*did you mean 'has_conflicts'"):
+        outer.check(conditions=["has_conflicts"])
+
+
+@pytest.mark.parametrize(
+    ("edge", "words"),
+    [
+        (EdgeSpec(source=START, target="a", when="has_conflicts"), "before the first stage there is nothing to ask"),
+        (EdgeSpec(source=END, target="a"), "nothing can follow '__end__'"),
+        (EdgeSpec(source="a", target=START), "nothing can lead to '__start__'"),
+    ],
+)
+def test_an_edge_that_cannot_be_followed_is_a_mistake(edge: EdgeSpec, words: str) -> None:
+    graph = GraphSpec(name="g", stages=(StageSpec(name="a", kind=StageKind.REFINE),), edges=(edge,))
+    with pytest.raises(GraphError, match=words):
+        graph.check()

@@ -21,8 +21,9 @@ from agentmesh.errors import (
 from agentmesh.models.base import ChatMessage, ChatReply, ChatRequest, ToolCall, ToolSpec
 from agentmesh.models.litellm import LiteLLMChatModel
 from agentmesh.models.litellm_embedder import LiteLLMEmbedder
-from agentmesh.models.wire import one_line
+from agentmesh.models.wire import ReplyBuilder, one_line
 from agentmesh.settings import ModelSettings
+from agentmesh.types import Usage
 from tests.fake_provider import FakeProvider, Turn
 
 ASK = ChatRequest(messages=(ChatMessage(role="user", text="Which port is it?"),), timeout_s=20)
@@ -95,7 +96,7 @@ async def test_the_request_reaches_the_provider_whole() -> None:
     assert (sent["seed"], sent["stop"], sent["top_p"]) == (7, ["END"], 0.5)
     assert sent["response_format"]["json_schema"] == {"name": "reply", "schema": SCHEMA, "strict": True}
     assert sent["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": '{"q": "vpn"}'}
-    assert (sent["messages"][2]["tool_call_id"], sent["messages"][3]["content"]) == ("c1", "bad ? text")
+    assert (sent["messages"][2]["tool_call_id"], sent["messages"][3]["content"]) == ("c1", "bad \ufffd text")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -132,6 +133,27 @@ async def test_json_that_was_asked_for_comes_without_its_fence() -> None:
 async def test_a_reply_that_is_not_the_json_asked_for_is_refused(turn: Turn, message: str) -> None:
     with pytest.raises(ModelReplyError, match=message):
         await answer(turn, request=ASK.model_copy(update={"json_schema": SCHEMA}))
+
+
+async def test_half_a_character_in_a_reply_stops_nothing() -> None:
+    body = rb'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "port \ud800 443"}}], "model": "x"}'
+    assert (await answer(Turn(body=body))).text == "port \ufffd 443"
+
+
+def test_a_character_that_a_stream_cuts_in_two_is_whole_in_the_reply() -> None:
+    builder = ReplyBuilder("m", ASK)
+    parts = [builder.add({"choices": [{"delta": {"content": half}}]}) for half in ("a \ud83d", "\ude00 b")]
+    assert parts == ["a \ufffd", "\ufffd b"]
+    assert builder.build(model="x", usage=Usage()).text == "a \U0001f600 b"
+
+
+def test_a_reply_without_end_is_refused() -> None:
+    builder = ReplyBuilder("m", ASK)
+    chunk = {"choices": [{"delta": {"content": "w " * 250_000}}]}
+    builder.add(chunk)
+    builder.add(chunk)
+    with pytest.raises(ModelReplyError, match="'m' sent more than 1,000,000 characters; choose another model"):
+        builder.add(chunk)
 
 
 BUSY = Turn(status=429, error={"message": "slow down", "type": "rate_limit"})

@@ -21,6 +21,8 @@ from agentmesh.settings import ModelSettings
         "hf:owner/repo/folder/file.gguf",
         "openai/gpt-5-mini",
         "ollama/llama3:8b",
+        "mistralai/Mixtral-8x7B",
+        "my_openai/x",
         "gpt-4o-mini",
         "my_package.models:MyModel",
     ],
@@ -35,6 +37,8 @@ def test_every_form_of_a_model_is_taken(spec: str) -> None:
         ("embeded", "did you mean 'embedded'?"),
         ("Scripted", "did you mean 'scripted'?"),
         ("gpt-4o-mni", "did you mean 'gpt-4o-mini'?"),
+        ("openia/gpt-5-mini", "did you mean 'openai/gpt-5-mini'?"),
+        ("Anthropic/claude", "did you mean 'anthropic/claude'?"),
         ("qqqqqq", "known: embedded, "),
     ],
 )

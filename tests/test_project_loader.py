@@ -10,6 +10,7 @@ import pytest
 from agentmesh.graphs import END, START, StageKind
 from agentmesh.project import Scenario, find_project, json_schemas, load_project
 from agentmesh.project.frontmatter import read_yaml, split_front_matter
+from agentmesh.project.loader import KnownNames, check_project
 from agentmesh.project.schema import CARD_KEYS, GraphFile, ScenarioFile
 from agentmesh.run import Limits
 from agentmesh.types import MemoryKind, RolePolicy
@@ -75,11 +76,45 @@ def test_settings_come_from_the_environment_and_arguments_too(tmp_path: Path) ->
     folder = write(tmp_path, {"agents/vpn.md": CARD, "more/facts.md": "A fact."})
     project = load_project(
         folder,
-        environ={"AGENTMESH_MEMORY__KNOWLEDGE": '["more", "absent"]'},
+        environ={"AGENTMESH_MEMORY__KNOWLEDGE": '["more"]'},
         overrides={"routing": {"max_agents": 2}},
     )
     assert project.settings.routing.max_agents == 2
     assert project.knowledge == (folder / "more",)
+
+
+def test_a_folder_of_knowledge_that_was_named_must_be_there(tmp_path: Path) -> None:
+    write(tmp_path, {"agents/vpn.md": CARD, "agentmesh.toml": '[memory]\nknowledge = ["more"]\n'})
+    assert [str(m) for m in check_project(tmp_path)] == [
+        "agentmesh.toml: memory.knowledge[0]: there is no folder 'more'; make it, or take the name out"
+    ]
+
+
+def test_an_unknown_name_in_settings_is_reported_beside_other_mistakes(tmp_path: Path) -> None:
+    settings = '[routing]\nrouter = "semantc"\nmax_agents = 0\n'
+    write(tmp_path, {"agents/vpn.md": CARD, "agentmesh.toml": settings})
+    assert [str(m) for m in check_project(tmp_path, known=KnownNames(routers=frozenset({"semantic"})))] == [
+        "agentmesh.toml: routing.max_agents: must be between 1 and 64, not 0",
+        "agentmesh.toml: routing.router: no router is called 'semantc'; did you mean 'semantic'?",
+    ]
+
+
+def test_a_project_without_agents_has_one_mistake_however_often_they_are_named(tmp_path: Path) -> None:
+    write(tmp_path, {"agents/notes.txt": "", "scenarios/desk.yaml": "agents: [vpn]\ntasks: [{ask: Why?}]\n"})
+    [mistake] = check_project(tmp_path)
+    assert str(mistake).startswith("agents/: no agent is here")
+
+
+def test_an_unknown_name_in_a_scenario_is_reported_beside_other_mistakes(tmp_path: Path) -> None:
+    tasks = "tasks:\n  - ask: ''\n    expect: {agents: [vpm]}\n"
+    write(tmp_path, {"agents/vpn.md": CARD, "scenarios/desk.yaml": f"agents: [vpn, vnp]\nrouter: semantc\n{tasks}"})
+    found = check_project(tmp_path, known=KnownNames(routers=frozenset({"semantic"})))
+    assert sorted(str(m) for m in found) == [
+        "scenarios/desk.yaml:1: agents[1]: no agent is called 'vnp'; did you mean 'vpn'?",
+        "scenarios/desk.yaml:2: router: no router is called 'semantc'; did you mean 'semantic'?",
+        "scenarios/desk.yaml:4: tasks[0].ask: is empty; write some text",
+        "scenarios/desk.yaml:5: tasks[0].expect.agents[0]: no agent is called 'vpm'; did you mean 'vpn'?",
+    ]
 
 
 def test_paths_of_a_project_are_absolute_wherever_it_is_named_from(

@@ -1,11 +1,12 @@
 """Names become parts; a name that matches nothing says the nearest that does."""
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pytest
 
 from agentmesh.errors import ConfigError, UnknownNameError, nearest
-from agentmesh.registry import Registry
+from agentmesh.registry import Registry, resolve_name
 
 
 @runtime_checkable
@@ -65,3 +66,15 @@ def test_a_wrong_path_says_which_half_is_wrong(path: str, words: str) -> None:
 def test_nearest_ignores_case_and_gives_nothing_for_strangers() -> None:
     assert nearest("BILING", ["billing", "vpn"]) == ("billing",)
     assert nearest("zzz", ["billing", "vpn"]) == ()
+
+
+@pytest.mark.parametrize("content", ["def (", "raise RuntimeError('no licence')"])
+def test_a_module_that_cannot_be_imported_is_a_mistake_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    (tmp_path / "broken_part.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="cannot import 'broken_part'"):
+        resolve_name("broken_part:Part")
+    with pytest.raises(ConfigError, match="cannot import ''"):
+        resolve_name(":Part")

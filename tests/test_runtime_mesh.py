@@ -3,28 +3,38 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentmesh import AgentCard, AgentGraph, Mesh, build_mesh
 from agentmesh.agents.function import FunctionAgent
-from agentmesh.errors import ConfigError, GraphError, InputError, ModelTimeoutError, UnknownNameError
+from agentmesh.errors import ConfigError, GraphError, InputError, ModelTimeoutError, StoreError, UnknownNameError
+from agentmesh.graphs import END, START
+from agentmesh.memory.arrays import ArrayStore
 from agentmesh.models.base import ChatReply, ChatRequest
 from agentmesh.models.scripted import ScriptedEmbedder, ScriptedModel
+from agentmesh.routing.base import Router
 from agentmesh.routing.baselines import FixedRouter
 from agentmesh.run import Limits, RunContext
+from agentmesh.runtime.checkpoints import memory_checkpoints
+from agentmesh.runtime.mesh import close_all
 from agentmesh.runtime.state import RunView
-from agentmesh.trace.events import Event, RunCancelled, RunFinished
+from agentmesh.trace.events import Event, RunCancelled, RunFinished, RunResumed, RunStarted, StepFailed
 from agentmesh.trace.sinks import ListSink
 from agentmesh.types import (
     AgentCall,
     AgentLimits,
+    AgentReply,
+    Answer,
     AnswerStatus,
+    Chosen,
     ContextPack,
     Mode,
     ReplyStatus,
     RouteRequest,
     RoutingDecision,
+    Task,
     Usage,
 )
 
@@ -246,8 +256,6 @@ class Inventing:
     name = "inventing"
 
     async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
-        from agentmesh.types import Chosen
-
         return RoutingDecision(
             mode=Mode.SOLO, chosen=(Chosen(agent="ghost", score=1.0),), reason="made up", router=self.name
         )
@@ -385,9 +393,6 @@ async def test_a_loop_ends_at_its_bound_and_each_round_reads_the_last_one() -> N
         rounds.append(call.round)
         return f"Round {call.round}."
 
-    def always(view: RunView) -> bool:
-        return True
-
     graph = AgentGraph("loop").stage("work", agent="billing").refine("end", after="work")
     graph.loop("end", back_to="work", while_=always, max_rounds=4)
     async with build_mesh([FunctionAgent(CARDS[0], again)], embedder=ScriptedEmbedder()) as mesh:
@@ -460,8 +465,6 @@ async def test_a_path_takes_one_agent_of_each_layer_and_heeds_what_is_forbidden(
 
 
 async def test_a_compiled_graph_is_langgraphs_own_and_runs_alone() -> None:
-    from agentmesh.types import Task
-
     graph = AgentGraph("own").dispatch("route").refine("end", after="route")
     async with mesh_of("billing") as mesh:
         compiled = graph.compile(mesh)
@@ -500,3 +503,362 @@ def test_a_script_without_an_event_loop_asks_synchronously() -> None:
         assert mesh.ask_sync("And again?").status is AnswerStatus.ANSWERED
     finally:
         mesh.close()
+
+
+# --- what ends early, comes together late, or is done twice -----------------------------------------------------------
+
+
+async def say(call: AgentCall, pack: ContextPack) -> str:
+    return f"{call.agent} spoke about {call.task.text} in {call.step}."
+
+
+def speaking(router: Router | None = None, **options: Any) -> Mesh:
+    agents = [FunctionAgent(card, say) for card in CARDS]
+    return build_mesh(agents, router=router or FixedRouter(), embedder=ScriptedEmbedder(), **options)
+
+
+def always(view: RunView) -> bool:
+    return True
+
+
+def never(view: RunView) -> bool:
+    return False
+
+
+def steps_of(answer: Answer) -> list[str]:
+    return [r.call_id.split("/", 1)[1].rsplit("/", 2)[0] for r in answer.replies]
+
+
+async def test_every_invocation_of_a_compiled_graph_is_a_run_of_its_own() -> None:
+    graph = AgentGraph("own").dispatch("route").refine("end", after="route")
+    sink = ListSink()
+    async with speaking(sink=sink) as mesh:
+        compiled = graph.compile(mesh, checkpointer=memory_checkpoints())
+        states = [
+            await compiled.ainvoke({"task": Task(text=text, tenant=text)}, {"configurable": {"thread_id": "t"}})
+            for text in ("one", "two")
+        ]
+    for state, text in zip(states, ("one", "two"), strict=True):
+        assert {r.text for r in state["replies"].values()} == {
+            f"{card.id} spoke about {text} in route.r1." for card in CARDS
+        }
+    started = [e for e in sink.events if e.type == "run_started"]
+    assert [e.task.tenant for e in started] == ["one", "two"]
+    assert [e.run_id for e in started] == [s["run_id"] for s in states]
+
+
+async def test_branches_that_each_make_an_answer_come_together() -> None:
+    inner = [AgentGraph(name).stage("look", agent=name).refine("sum", after="look") for name in ("billing", "vpn")]
+    graph = AgentGraph("g").stage("first", agent="billing")
+    graph.subgraph("x", inner[0], after="first").subgraph("y", inner[1], after="first")
+    graph.refine("left", after="first").refine("end", after=["x", "y", "left"])
+    async with speaking() as mesh:
+        answer = await mesh.ask("it", graph=graph)
+    assert answer.status is AnswerStatus.ANSWERED
+    assert sorted(steps_of(answer)) == ["first.r1", "x/look.r1", "y/look.r1"]
+
+
+async def test_the_same_agent_in_two_subgraphs_is_heard_twice() -> None:
+    inner = AgentGraph("i").stage("look", agent="vpn")
+    graph = AgentGraph("g").subgraph("x", inner).subgraph("y", inner, after="x").refine("end", after="y")
+    async with speaking() as mesh:
+        answer = await mesh.ask("it", graph=graph)
+    assert len(answer.contributors) == 2
+
+
+async def test_a_join_does_not_wait_for_a_branch_that_is_not_taken() -> None:
+    graph = AgentGraph("d").stage("start", agent="billing")
+    graph.stage("left", agent="billing").stage("right", agent="vpn", after="start").edge("start", "left", when=never)
+    graph.refine("end", after=["left", "right"])
+    sink = ListSink()
+    async with speaking(sink=sink) as mesh:
+        answer = await mesh.ask("it", graph=graph)
+    assert steps_of(answer) == ["start.r1", "right.r1"]
+    assert types_of(sink.events).count("answer_refined") == 1
+
+
+async def test_a_join_does_not_wait_for_a_branch_that_is_not_part_of_the_next_round() -> None:
+    graph = AgentGraph("d").stage("a", agent="billing").stage("b", agent="vpn").edge(START, "a").edge(START, "b")
+    graph.refine("end", after=["a", "b"]).loop("end", back_to="a", while_=always, max_rounds=3)
+    sink = ListSink()
+    async with speaking(sink=sink) as mesh:
+        answer = await mesh.ask("it", graph=graph)
+    assert steps_of(answer) == ["a.r1", "b.r1", "a.r2", "a.r3"]
+    assert types_of(sink.events).count("answer_refined") == 3
+
+
+async def test_stages_that_end_the_graph_side_by_side_are_all_heard() -> None:
+    graph = AgentGraph("d").stage("a", agent="billing").stage("b", agent="vpn", after="a").stage("c", agent="vpn")
+    graph.edge("a", "c").edge("b", END).edge("c", END)
+    async with speaking() as mesh:
+        answer = await mesh.ask("it", graph=graph)
+    assert steps_of(answer) == ["a.r1", "b.r1", "c.r1"]
+    assert answer.status is AnswerStatus.ANSWERED
+
+
+async def test_a_router_that_fails_does_not_keep_another_branch_from_being_heard() -> None:
+    graph = AgentGraph("d").dispatch("route").stage("b", agent="vpn").edge(START, "route").edge(START, "b")
+    graph.refine("end", after=["route", "b"])
+    async with speaking(Broken()) as mesh:
+        answer = await mesh.ask("it", graph=graph)
+    assert answer.status is AnswerStatus.ANSWERED
+    assert answer.text == "vpn spoke about it in b.r1."
+
+
+class OnlyOnce:
+    name = "only-once"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
+        self.asked += 1
+        if self.asked > 1:
+            raise ZeroDivisionError("oh")
+        return RoutingDecision(
+            mode=Mode.SOLO, chosen=(Chosen(agent="billing", score=1.0),), reason="first", router=self.name
+        )
+
+
+async def test_a_router_that_fails_in_a_later_round_leaves_the_answer_of_the_earlier_one() -> None:
+    graph = AgentGraph("d").dispatch("route").refine("end", after="route")
+    graph.loop("end", back_to="route", while_=always, max_rounds=2)
+    sink = ListSink()
+    async with speaking(OnlyOnce(), sink=sink) as mesh:
+        answer = await mesh.ask("it", graph=graph)
+    assert answer.text == "billing spoke about it in route.r1."
+    assert "step_failed" in types_of(sink.events)
+
+
+class Choosing:
+    """A router that decides this, whatever it is asked."""
+
+    name = "choosing"
+
+    def __init__(self, *chosen: Chosen, mode: Mode = Mode.PARALLEL) -> None:
+        self.chosen, self.mode = chosen, mode
+
+    async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
+        return RoutingDecision(mode=self.mode, chosen=self.chosen, reason="so", router=self.name)
+
+
+@pytest.mark.parametrize(
+    ("agents", "words"), [(("vpn", "vpn"), "chose 'vpn' twice"), (("vpn", "billing"), "chose 2 agents, at most 1")]
+)
+async def test_a_decision_that_cannot_be_carried_out_is_refused(agents: Sequence[str], words: str) -> None:
+    graph = AgentGraph("d").dispatch("route", max_agents=1).refine("end", after="route")
+    async with speaking(Choosing(*(Chosen(agent=a, score=1.0) for a in agents))) as mesh:
+        answer = await mesh.ask("it", graph=graph)
+    assert answer.status is AnswerStatus.FAILED
+    assert words in answer.text
+
+
+@pytest.mark.parametrize(("second", "heard"), [("check-b", ["draft", "check-b"]), ("check-a", ["draft"])])
+async def test_a_router_of_paths_is_asked_once_and_may_not_plan_what_is_forbidden(
+    second: str, heard: list[str]
+) -> None:
+    plan = (Chosen(agent="draft", stage="1", score=1.0), Chosen(agent=second, stage="2", score=1.0))
+    agents = [FunctionAgent(AgentCard(id=n, description=n), say) for n in ("draft", "check-a", "check-b")]
+    graph = AgentGraph("p").path("solve", layers=[["draft"], ["check-a", "check-b"]], forbid=[("draft", "check-a")])
+    router = Choosing(*plan, mode=Mode.PATH)
+    async with build_mesh(agents, router=router, embedder=ScriptedEmbedder()) as mesh:
+        answer = await mesh.ask("it", graph=graph.refine("end", after="solve"))
+    assert [r.agent for r in answer.replies] == heard
+
+
+class Careless:
+    """An agent that returns what it likes."""
+
+    def __init__(self, reply: Any) -> None:
+        self.card, self.reply = CARDS[0], reply
+
+    async def answer(self, call: AgentCall, pack: ContextPack, ctx: RunContext) -> Any:
+        return self.reply
+
+
+async def test_an_agent_that_returns_no_reply_is_a_failed_reply() -> None:
+    async with build_mesh([Careless(None)], router=FixedRouter(), embedder=ScriptedEmbedder()) as mesh:
+        answer = await mesh.ask("it")
+    assert answer.replies[0].error == "the agent 'billing' returned NoneType; return an AgentReply"
+
+
+async def test_a_reply_belongs_to_its_call_whatever_the_agent_says() -> None:
+    reply = AgentReply(call_id="other", agent="vpn", status=ReplyStatus.ANSWERED, text="Mine.")
+    async with build_mesh([Careless(reply)], router=FixedRouter(), embedder=ScriptedEmbedder()) as mesh:
+        answer = await mesh.ask("it", run_id="r1")
+    found = answer.replies[0]
+    assert (found.call_id, found.agent, found.stage, found.round) == ("r1/route.r1/billing/1", "billing", "route", 1)
+
+
+async def test_waiting_for_a_turn_takes_of_the_time_of_the_run() -> None:
+    asked: list[str] = []
+
+    class Late(Careless):
+        def __init__(self, card: AgentCard) -> None:
+            self.card = card
+
+        async def answer(self, call: AgentCall, pack: ContextPack, ctx: RunContext) -> Any:
+            asked.append(call.agent)
+            await asyncio.sleep(60)
+
+    limits = Limits(max_seconds=0.1, max_concurrency=1)
+    late = [Late(card) for card in CARDS]
+    async with build_mesh(late, router=FixedRouter(), embedder=ScriptedEmbedder(), limits=limits) as mesh:
+        answer = await mesh.ask("it")
+    assert asked == ["billing"]
+    assert [r.status for r in answer.replies] == [ReplyStatus.TIMED_OUT, ReplyStatus.OVER_LIMIT]
+    assert answer.stop is not None
+
+
+async def test_a_run_id_names_one_run(tmp_path: Path) -> None:
+    async with speaking(home=tmp_path) as mesh:
+        await mesh.ask("one", run_id="r1")
+        with pytest.raises(InputError, match="there was a run 'r1' already"):
+            await mesh.ask("two", run_id="r1")
+        with pytest.raises(InputError, match="is not a run id"):
+            await mesh.ask("two", run_id="../r1")
+        both = await asyncio.gather(*(mesh.ask("x", run_id="r2") for _ in range(2)), return_exceptions=True)
+    assert sorted(type(x).__name__ for x in both) == ["Answer", "InputError"]
+
+
+async def test_a_router_that_a_graph_names_wrongly_is_said_before_anything_runs() -> None:
+    inner = AgentGraph("i").dispatch("route", router="semantik")
+    async with speaking() as mesh:
+        with pytest.raises(UnknownNameError, match="did you mean 'semantic'"):
+            await mesh.ask("it", graph=AgentGraph("g").subgraph("x", inner))
+
+
+def test_a_condition_of_a_subgraph_is_not_mixed_up_with_one_of_the_same_name() -> None:
+    inner = AgentGraph("i").stage("a", agent="vpn").loop("a", back_to="a", while_=lambda view: False, max_rounds=3)
+    outer = AgentGraph("o").stage("s", agent="vpn").loop("s", back_to="s", while_=lambda view: True, max_rounds=2)
+    draft = outer.subgraph("x", inner, after="s").draft()
+    graph = draft.stage("x").graph
+    assert graph is not None
+    view = RunView(task=Task(text="it"), decision=None, replies=(), answer=None, round=1)
+    assert outer.conditions[draft.loops[0].while_](view) is True
+    assert outer.conditions[graph.loops[0].while_](view) is False
+
+
+async def test_closing_a_mesh_cancels_its_runs_and_they_can_be_resumed(tmp_path: Path) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hang(call: AgentCall, pack: ContextPack) -> str:
+        if call.agent == "vpn":
+            begun.set()
+            await go_on.wait()
+        return f"The word of {call.agent}."
+
+    def mesh() -> Mesh:
+        graph = AgentGraph("two").stage("a", agent="billing").stage("b", agent="vpn", after="a").refine("c", after="b")
+        agents = [FunctionAgent(card, hang) for card in CARDS]
+        return build_mesh(agents, embedder=ScriptedEmbedder(), home=tmp_path, graphs={"two": graph})
+
+    first = mesh()
+    run = asyncio.ensure_future(first.ask("Both?", graph="two", run_id="r1"))
+    async with asyncio.timeout(10):
+        await begun.wait()
+        await first.aclose()
+        with pytest.raises(StoreError, match="the mesh was closed while run 'r1' was at work"):
+            await run
+    go_on.set()
+    sink = ListSink()
+    async with mesh() as second:
+        both = await asyncio.gather(*(second.resume("r1", sinks=(sink,)) for _ in range(2)), return_exceptions=True)
+    assert sorted(type(x).__name__ for x in both) == ["Answer", "InputError"]
+    assert [e.finished_calls for e in sink.events if e.type == "run_resumed"] == [1]
+    answer = next(x for x in both if isinstance(x, Answer))
+    assert [r.text for r in answer.replies] == ["The word of billing.", "The word of vpn."]
+
+
+async def test_the_time_that_a_run_took_before_counts_when_it_is_resumed(tmp_path: Path) -> None:
+    async with speaking(home=tmp_path) as mesh:
+        services = await mesh._open()  # pyright: ignore[reportPrivateUsage]
+        began = RunStarted(run_id="r1", seq=1, at=1000.0, task=Task(text="it"), graph="default", agents=(), version="0")
+        services.sink.emit(began)
+        services.sink.emit(StepFailed(run_id="r1", seq=2, at=1290.0, error="oh", kind="X"))
+        services.sink.emit(RunResumed(run_id="r1", seq=3, at=9000.0, finished_calls=0))
+        services.sink.emit(StepFailed(run_id="r1", seq=4, at=9010.0, error="oh", kind="X"))
+        answer = await mesh.resume("r1")
+    assert answer.stop is not None
+    assert answer.stop.limit == "max_seconds"
+    assert 300 <= answer.latency_s < 330
+
+
+def test_a_mesh_that_was_closed_can_be_opened_in_another_event_loop() -> None:
+    mesh = speaking()
+
+    async def use() -> AnswerStatus:
+        async with mesh:
+            return (await mesh.ask("it")).status
+
+    assert [asyncio.run(use()), asyncio.run(use()), mesh.ask_sync("it").status] == [AnswerStatus.ANSWERED] * 3
+    mesh.close()
+
+
+def test_asking_synchronously_within_the_meshs_own_loop_is_said_not_waited_for() -> None:
+    async def ask(call: AgentCall, pack: ContextPack) -> str:
+        return mesh.ask_sync("again").text
+
+    mesh = build_mesh([FunctionAgent(CARDS[0], ask)], router=FixedRouter(), embedder=ScriptedEmbedder())
+    try:
+        error = mesh.ask_sync("it").replies[0].error
+    finally:
+        mesh.close()
+    assert error is not None
+    assert "await `ask` there" in error
+
+
+async def test_a_cancelled_run_of_a_mesh_without_state_leaves_no_checkpoint() -> None:
+    begun = asyncio.Event()
+
+    async def hang(call: AgentCall, pack: ContextPack) -> str:
+        begun.set()
+        await asyncio.sleep(60)
+        return "never"
+
+    async with build_mesh([FunctionAgent(CARDS[0], hang)], embedder=ScriptedEmbedder(), router=FixedRouter()) as mesh:
+        run = asyncio.ensure_future(mesh.ask("it", run_id="r1"))
+        await begun.wait()
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        services = await mesh._open()  # pyright: ignore[reportPrivateUsage]
+        assert await services.checkpointer.aget_tuple({"configurable": {"thread_id": "r1"}}) is None
+
+
+async def test_one_closer_that_fails_does_not_keep_the_others_from_closing() -> None:
+    closed: list[str] = []
+
+    async def fail() -> None:
+        raise StoreError("stuck")
+
+    async def good() -> None:
+        closed.append("good")
+
+    with pytest.raises(StoreError, match="stuck"):
+        await close_all([good, fail])
+    assert closed == ["good"]
+
+
+class SlowStore(ArrayStore):
+    """A store whose first batch write waits."""
+
+    def __init__(self) -> None:
+        super().__init__("scripted-64", 64)
+        self.flushes, self.begun, self.go_on = 0, asyncio.Event(), asyncio.Event()
+
+    async def flush(self) -> int:
+        self.flushes += 1
+        self.begun.set()
+        await self.go_on.wait()
+        return 1
+
+
+async def test_a_run_that_ends_during_a_batch_write_is_in_the_next_one() -> None:
+    store = SlowStore()
+    async with speaking(store=store) as mesh:
+        await mesh.ask("one")
+        await store.begun.wait()
+        await mesh.ask("two")
+        store.go_on.set()
+        await mesh.settle()
+        assert store.flushes == 2

@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a command runs."""
 
+import os
 import sys
 import warnings
 from typing import NoReturn
@@ -18,6 +19,7 @@ def main() -> NoReturn:
     warnings.showwarning = _warn
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except MeshError as error:
         _complain(str(error))
         code = USAGE if isinstance(error, ConfigError | InputError) else FAILED
@@ -25,6 +27,8 @@ def main() -> NoReturn:
         _complain("stopped; a run that was at work can be resumed with `agentmesh resume RUN`")
         code = INTERRUPTED
     except BrokenPipeError:
+        # nobody reads on: what is still buffered goes nowhere, or the interpreter would complain when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except Exception as error:
         code = _other(error)

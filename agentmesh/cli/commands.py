@@ -137,8 +137,9 @@ async def _run(
                     _print_json(_document(answer, packs, mesh, task={"ask": what}))
                 return _status(answer)
             chosen = _tasks(scenario, task)
-            return await _scenario_tasks(mesh, scenario, chosen, console, options, stream=stream, as_json=as_json,
-                                         every=task == "all")  # fmt: skip
+            within = scenario.limits_over(mesh.limits).model_copy(update=limits)  # the command line has the last word
+            return await _scenario_tasks(mesh, scenario, chosen, console, {**options, "limits": within},
+                                         stream=stream, as_json=as_json, every=task == "all")  # fmt: skip
     finally:
         progress.stop()
 
@@ -159,14 +160,11 @@ async def _scenario_tasks(
 
     documents: list[dict[str, Any]] = []
     failed = 0
-    limits = scenario.limits_over(mesh.limits)
     for task in tasks:
-        answer, packs = await _ask(
-            mesh, task.ask, console, stream=stream, graph=scenario.name, limits=limits, **options
-        )
+        answer, packs = await _ask(mesh, task.ask, console, stream=stream, graph=scenario.name, **options)
         await mesh.flush()
         checks = check_answer(task.expect, answer) if task.expect else []
-        passed = all(check.passed for check in checks)
+        passed = all(check.passed for check in checks) if checks else _status(answer) == 0
         failed += not passed
         if checks:
             console.print(show_checks(checks))
@@ -254,10 +252,10 @@ def _scenario(scenarios: "Mapping[str, Scenario]", what: str) -> "Scenario | Non
 
 def _tasks(scenario: "Scenario", wanted: str | None) -> Sequence["ScenarioTask"]:
     """The tasks to run: the first one if nothing is said."""
-    if wanted == "all":
-        return scenario.tasks
     if not scenario.tasks:
         raise ConfigError(f"scenarios/{scenario.name}.yaml: tasks: it has none; add one with `ask` and `expect`")
+    if wanted == "all":
+        return scenario.tasks
     if wanted is None:
         return scenario.tasks[:1]
     if wanted.isdigit() and 1 <= int(wanted) <= len(scenario.tasks):

@@ -161,13 +161,11 @@ class RunView:
         self._replied = 0
         self._writer = ""
         self.packs: list[ContextPack] = []
-        self.started_at = 0.0
 
     def take(self, event: Event) -> None:
         """Show one event."""
         match event:
             case RunStarted():
-                self.started_at = event.at
                 self._print(Rule(Text(f"run {event.run_id}"), style="dim", align="left"))
                 self._print(Text(event.task.text, style="italic"))
                 self._wait("choosing agents")

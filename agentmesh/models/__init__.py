@@ -1,6 +1,7 @@
 """The models and embedders that settings may name, and how one is opened."""
 
 import re
+from difflib import get_close_matches
 
 from agentmesh.errors import ConfigError, UnknownNameError, nearest
 from agentmesh.models.base import ChatModel, Embedder
@@ -46,7 +47,8 @@ def check_model_spec(spec: str, where: str = "") -> None:
 
     Raises:
         ConfigError: If the form of `gguf:` or `hf:` is wrong.
-        UnknownNameError: If it has no provider and LiteLLM does not know it; says the nearest that is known.
+        UnknownNameError: If it has no provider and LiteLLM does not know it, or the provider's name is misspelt; says
+            the nearest that is known.
     """
     _kind_of(spec, where)
 
@@ -97,9 +99,14 @@ def _kind_of(spec: str, where: str) -> str:
         if len(parts) < 3 or not all(parts) or not rest.endswith(".gguf"):
             raise ConfigError(f"{prefix}{spec!r} names no file of the hub; write hf:owner/repo/file.gguf")
         return "hf"
+    from agentmesh.models.litellm import known_models, known_providers
+
     if "/" in spec.strip("/"):
+        provider, _, model = spec.partition("/")
+        # Only a slip of the hand is sure to be wrong: LiteLLM takes other owners' models by their `api_base`.
+        if provider not in known_providers() and (meant := get_close_matches(provider, known_providers(), 1, 0.82)):
+            raise UnknownNameError("model", spec, [f"{meant[0]}/{model}"], where=where)
         return "litellm"
-    from agentmesh.models.litellm import known_models
 
     known = known_models()
     if spec in known:

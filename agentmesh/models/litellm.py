@@ -34,7 +34,7 @@ from agentmesh.models.wire import ReplyBuilder, one_line, to_wire
 from agentmesh.settings import ModelSettings
 from agentmesh.types import Usage
 
-__all__ = ["LiteLLMChatModel", "LiteLLMClient", "known_models", "load_litellm", "translated"]
+__all__ = ["LiteLLMChatModel", "LiteLLMClient", "known_models", "known_providers", "load_litellm", "translated"]
 
 NO_KEY = "no-key"
 """What a server that asks for no key is sent."""
@@ -43,6 +43,7 @@ _BLOCKED_WORDS = ("content_policy", "content policy", "content management policy
 _GARBAGE_WORDS = ("invalid response", "expecting value", "provider returned 'choices'", "validation error")
 _PREFIX = re.compile(r"\A(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)\s*[:-]\s+)+")
 _KEY_WORDS = ("api key", "api_key", "apikey", "credential")
+_PROVIDERS = re.compile(r"^class LlmProviders\(.*?(?=^\S)", re.MULTILINE | re.DOTALL)
 _open_clients = 0
 
 
@@ -291,6 +292,24 @@ def known_models() -> Mapping[str, Mapping[str, Any]]:
     return {model: facts for model, facts in listed.items() if model != "sample_spec"}
 
 
+@cache
+def known_providers() -> frozenset[str]:
+    """What may stand before a `/` in a model's id: LiteLLM's providers, and the owners of models that they serve.
+
+    Read from its package without importing it; empty where the package has another form.
+    """
+    parts = {part for model in known_models() for part in model.split("/")[:-1]}
+    spec = find_spec("litellm")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    try:
+        source = (Path(spec.origin).parent / "types" / "utils.py").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return frozenset()
+    listed = _PROVIDERS.search(source)
+    return frozenset(parts | set(re.findall(r'= "([^"]+)"', listed[0]))) if listed else frozenset()
+
+
 def _facts_of(model: str) -> Mapping[str, Any]:
     """What LiteLLM's list says of a model; empty if it does not have it."""
     known = known_models()
@@ -386,6 +405,7 @@ def _words(error: Exception) -> str:
         "LiteLLM Retried",
         "model=",
         "Received: ",
+        "Pass in the LLM provider",
     ):
         text = text.partition(end)[0]
     return _PREFIX.sub("", " ".join(text.split())).rstrip(". ") or type(error).__name__

@@ -14,6 +14,8 @@ from agentmesh.types import Usage
 
 __all__ = ["ReplyBuilder", "one_line", "to_wire", "valid_text"]
 
+MAX_REPLY_CHARS = 1_000_000
+"""Characters of one reply: twice what the longest replies of today's models have (128,000 tokens). Our choice."""
 _FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _SECRET = re.compile(
     r"(?P<lead>\bbearer\s+|\b(?:x-)?api[_-]?key[\"']?\s*(?:provided\s*)?[:=]\s*[\"']?|"
@@ -67,6 +69,7 @@ class ReplyBuilder:
         self.usage: dict[str, Any] = {}
         """The provider's own count, as it came last."""
         self._texts: list[str] = []
+        self._chars = 0
         self._calls: dict[int, dict[str, str]] = {}
         self._finish = ""
         self._answered = False
@@ -75,7 +78,7 @@ class ReplyBuilder:
         """Take one chunk (or completion) in; gives the text that it adds.
 
         Raises:
-            ModelReplyError: If the chunk does not have the form of one.
+            ModelReplyError: If the chunk does not have the form of one, or the reply becomes longer than any model's.
         """
         usage, choices = chunk.get("usage"), chunk.get("choices")
         if isinstance(usage, Mapping):
@@ -101,7 +104,8 @@ class ReplyBuilder:
                 and the text is none.
             ModelRequestError: If the provider blocked the content.
         """
-        text, calls = self.text(), self._tool_calls()
+        # Joined first: a character may be cut in two between chunks.
+        text, calls = valid_text(self.text()), self._tool_calls()
         if self._finish == "content_filter" and not text and not calls:
             raise ModelRequestError(f"the provider of {self.name!r} blocked the content; change the question")
         # A stream that could not be read ends like an empty reply, but nothing was counted.
@@ -134,7 +138,12 @@ class ReplyBuilder:
         text = str(parts.get("content") or "")
         if text:
             self._texts.append(text)
-        return text
+            self._chars += len(text)
+        if self._chars > MAX_REPLY_CHARS:
+            raise ModelReplyError(
+                f"{self.name!r} sent more than {MAX_REPLY_CHARS:,} characters; choose another model or check `api_base`"
+            )
+        return valid_text(text)
 
     def _tool_calls(self) -> tuple[ToolCall, ...]:
         calls: list[ToolCall] = []
@@ -181,8 +190,11 @@ def one_line(text: object, *, secrets: Sequence[str] = (), most: int = 240) -> s
 
 
 def valid_text(text: str) -> str:
-    """The text without lone surrogates: they come from loose decoding, and neither JSON nor a tokenizer takes them."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """The text with halves of one character joined, and lone surrogates replaced.
+
+    They come from loose decoding and from JSON escapes; neither a terminal, a database nor a tokenizer takes them.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:

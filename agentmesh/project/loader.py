@@ -176,20 +176,22 @@ class _Reader:
     # --- settings -----------------------------------------------------------------------------------------------------
 
     def _check_settings(self, reading: SettingsReading) -> None:
-        settings, known = reading.settings, self.known
+        """Names in settings that may be broken otherwise, so that one reading shows all their mistakes."""
+        known = self.known
         named = (
-            (("routing", "router"), "router", settings.routing.router, known.routers),
-            (("context", "router"), "context router", settings.context.router, known.context_routers),
-            (("refiner",), "refiner", settings.refiner, known.refiners),
-            (("memory", "embedder"), "embedder", settings.memory.embedder, known.embedders),
-            (("refiner_model",), "model", settings.refiner_model, settings.models),
+            (("routing", "router"), "router", known.routers),
+            (("context", "router"), "context router", known.context_routers),
+            (("refiner",), "refiner", known.refiners),
+            (("memory", "embedder"), "embedder", known.embedders),
+            (("refiner_model",), "model", None if self.settings_broken else self.settings.models),
         )
-        for steps, kind, name, names in named:
-            if wrong := _unknown(kind, name, names):
+        for steps, kind, names in named:
+            for _, name in _at(reading.values, steps):
+                if wrong := _unknown(kind, name, names):
+                    self.mistakes.append(reading.mistake(steps, wrong))
+        for steps, model in _at(reading.values, ("models", None, "model")):
+            if wrong := self._told_of(model):
                 self.mistakes.append(reading.mistake(steps, wrong))
-        for name, model in settings.models.items():
-            if wrong := self._told_of(model.model):
-                self.mistakes.append(reading.mistake(("models", name, "model"), wrong))
 
     def _model_mistake(self, name: str) -> str | None:
         """What is wrong with the model of a card: a name of the settings, or a model id."""
@@ -222,6 +224,9 @@ class _Reader:
                 found.append(path)
             elif path.exists():
                 wrong = f"{name} is a file; name the folder that holds it"
+                self.mistakes.append(reading.mistake(("memory", "knowledge", index), wrong))
+            elif ("memory", "knowledge") in reading.origins:
+                wrong = f"there is no folder {shown(name)}; make it, or take the name out"
                 self.mistakes.append(reading.mistake(("memory", "knowledge", index), wrong))
         return tuple(found)
 
@@ -375,7 +380,7 @@ class _Reader:
                 continue
             form, found = validated(ScenarioFile, document.values)
             if form is None:
-                for steps, text in found:
+                for steps, text in (*found, *self._names_in(document.values)):
                     self._note_in(document, file, steps, text)
                 continue
             scenario = scenario_from(form, file, path.stem)
@@ -406,8 +411,16 @@ class _Reader:
             for n, agent in enumerate(task.expect.agents if task.expect else ()):
                 yield from self._agent_mistakes(agent, takes_part, ("tasks", index, "expect", "agents", n))
 
+    def _names_in(self, values: Mapping[str, Any]) -> Iterator[tuple[Steps, str]]:
+        """Unknown names in a scenario whose form is wrong, so that one reading shows all its mistakes."""
+        for steps, agent in (*_at(values, ("agents", None)), *_at(values, ("tasks", None, "expect", "agents", None))):
+            yield from self._agent_mistakes(agent, self.ids, steps)
+        for steps, router in _at(values, ("router",)):
+            if wrong := _unknown("router", router, self.known.routers):
+                yield steps, wrong
+
     def _agent_mistakes(self, agent: str, takes_part: Collection[str], steps: Steps) -> Iterator[tuple[Steps, str]]:
-        if agent == "*" or agent in takes_part:
+        if agent == "*" or agent in takes_part or not self.ids:  # no agent at all is one mistake, not one a name
             return
         if agent in self.ids:
             yield steps, f"the agent {agent!r} is not among the scenario's `agents`; add it there"

@@ -50,11 +50,11 @@ def memory_checkpoints() -> InMemorySaver:
     return InMemorySaver(serde=serializer())
 
 
-async def prune(saver: AsyncSqliteSaver, run_ids: Iterable[str]) -> int:
-    """Forget the checkpoints of these runs; how many runs had any."""
+async def prune(saver: AsyncSqliteSaver, run_ids: Iterable[str]) -> list[str]:
+    """Forget the checkpoints of these runs; the ids of those that had any."""
     async with saver.conn.execute("SELECT DISTINCT thread_id FROM checkpoints") as rows:
         held = {row[0] async for row in rows}
     old = sorted(held.intersection(run_ids))
     for run_id in old:
         await saver.adelete_thread(run_id)
-    return len(old)
+    return old

@@ -6,7 +6,10 @@ from collections.abc import Awaitable, Callable
 from agentmesh.run import Journal
 from agentmesh.types import AgentCall, AgentReply, ReplyStatus
 
-__all__ = ["LocalExecutor"]
+__all__ = ["GRACE_S", "LocalExecutor", "failed_reply"]
+
+GRACE_S = 1.0
+"""Seconds that an executor waits beyond an agent's own deadline, so that the agent itself says what it has."""
 
 
 class LocalExecutor:
@@ -22,19 +25,25 @@ class LocalExecutor:
         *,
         journal: Journal,
         gate: asyncio.Semaphore,
+        seconds_left: Callable[[], float] = lambda: float("inf"),
     ) -> None:
-        self._run, self._journal, self._gate = run, journal, gate
+        self._run, self._journal, self._gate, self._seconds_left = run, journal, gate, seconds_left
 
     async def submit(self, call: AgentCall, id: str, deadline: float) -> AgentReply:
         entry = await self._journal.lookup(id)
         if entry is not None and entry.finished and entry.result is not None:
             return AgentReply.model_validate(entry.result)
         async with self._gate:
+            left = self._seconds_left()  # waiting for its turn took some of the run's time
+            if left <= 0:
+                text = "the time of the run was over before its turn; raise `limits.max_seconds`"
+                return failed_reply(call, ReplyStatus.OVER_LIMIT, text)
+            within = min(deadline, left + GRACE_S)
             try:
-                async with asyncio.timeout(deadline):
+                async with asyncio.timeout(within):
                     reply = await self._run(call)
             except TimeoutError:
-                text = f"it did not answer within {deadline:.1f} s; raise `limits.timeout_s` of its card"
+                text = f"it did not answer within {within:.1f} s; raise `limits.timeout_s` of its card"
                 reply = failed_reply(call, ReplyStatus.TIMED_OUT, text)
         if reply.ok:
             await self._journal.finish(id, "agent", reply.model_dump(mode="json"))

@@ -4,7 +4,7 @@ The builder makes a `GraphSpec`, which is checked and drawn without LangGraph; `
 edges.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from agentmesh.graphs import EdgeSpec, GraphSpec, LoopSpec, PathSpec, StageKind, StageSpec
@@ -33,7 +33,6 @@ class AgentGraph:
         self._stages: list[StageSpec] = []
         self._edges: list[EdgeSpec] = []
         self._loops: list[LoopSpec] = []
-        self._inner: list[AgentGraph] = []
 
     def dispatch(
         self,
@@ -75,21 +74,20 @@ class AgentGraph:
         return self._add(StageSpec(name=name, kind=StageKind.PATH, path=path, router=router), after)
 
     def subgraph(self, name: str, graph: "AgentGraph", *, after: str | Sequence[str] | None = None) -> Self:
-        """Another graph runs as one stage; its replies and its answer are seen by what follows."""
-        self._inner.append(graph)
-        self.conditions = {**graph.conditions, **self.conditions}
-        return self._add(StageSpec(name=name, kind=StageKind.SUBGRAPH, graph=graph.draft()), after)
+        """Another graph, as it stands now, runs as one stage; its replies and its answer are seen by what follows."""
+        names = {key: self._named(condition, key) for key, condition in graph.conditions.items()}
+        return self._add(StageSpec(name=name, kind=StageKind.SUBGRAPH, graph=_renamed(graph.draft(), names)), after)
 
     def edge(self, source: str, target: str, *, when: str | Condition | None = None) -> Self:
         """`target` follows `source`, if `when` holds: a name of `CONDITIONS`, or a function of the run so far."""
-        self._edges.append(EdgeSpec(source=source, target=target, when=self._named(when)))
+        self._edges.append(EdgeSpec(source=source, target=target, when=self._condition(when)))
         return self
 
     def loop(
         self, source: str, *, back_to: str, while_: str | Condition = "needs_another_round", max_rounds: int
     ) -> Self:
         """After `source`, go back while the condition holds; `source` runs at most `max_rounds` times."""
-        name = self._named(while_)
+        name = self._condition(while_)
         self._loops.append(LoopSpec(source=source, target=back_to, while_=name or "", max_rounds=max_rounds))
         return self
 
@@ -113,6 +111,9 @@ class AgentGraph:
         `await compiled.ainvoke({"task": Task(text="...")}, {"configurable": {"thread_id": "t1"}})` runs it alone;
         `mesh.ask(..., graph=self)` runs it with threads, budgets and resume.
 
+        Every invocation with a task is a run of its own, whose id is in the state it returns; its trace has no end, for
+        only its caller knows that.
+
         Args:
             mesh: Whose agents work.
             checkpointer: LangGraph's argument; None: no checkpoints.
@@ -123,7 +124,8 @@ class AgentGraph:
         from agentmesh.runtime.wiring import state_graph
 
         spec = self.spec(mesh.agents)
-        return state_graph(spec, self.conditions, mesh.scope_of).compile(checkpointer=checkpointer, name=self.name)
+        graph = state_graph(spec, self.conditions, mesh.scope_of, alone=True)
+        return graph.compile(checkpointer=checkpointer, name=self.name)
 
     def mermaid(self) -> str:
         """Mermaid text of the graph as it stands."""
@@ -135,11 +137,28 @@ class AgentGraph:
             self._edges.append(EdgeSpec(source=source, target=spec.name))
         return self
 
-    def _named(self, condition: str | Condition | None) -> str | None:
+    def _condition(self, condition: str | Condition | None) -> str | None:
         if condition is None or isinstance(condition, str):
             return condition
-        name = getattr(condition, "__name__", type(condition).__name__)
+        return self._named(condition, getattr(condition, "__name__", type(condition).__name__))
+
+    def _named(self, condition: Condition, name: str) -> str:
+        """The name under which the graph knows this condition: the wanted one, if no other condition has it."""
         if self.conditions.get(name, condition) is not condition:
             name = f"{name}_{len(self.conditions)}"
         self.conditions[name] = condition
         return name
+
+
+def _renamed(spec: GraphSpec, names: Mapping[str, str]) -> GraphSpec:
+    """The graph and those inside it with other names for its conditions."""
+    return spec.model_copy(
+        update={
+            "edges": tuple(e.model_copy(update={"when": names.get(e.when or "", e.when)}) for e in spec.edges),
+            "loops": tuple(x.model_copy(update={"while_": names.get(x.while_, x.while_)}) for x in spec.loops),
+            "stages": tuple(
+                s.model_copy(update={"graph": _renamed(s.graph, names)}) if s.graph is not None else s
+                for s in spec.stages
+            ),
+        }
+    )

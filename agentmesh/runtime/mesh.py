@@ -6,11 +6,12 @@ that use.
 
 import asyncio
 import random
-import secrets
+import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
@@ -23,11 +24,11 @@ from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, Unk
 from agentmesh.graphs import GraphSpec, default_graph
 from agentmesh.memory.base import MemoryStore
 from agentmesh.memory.writer import Draft, drafts_from_turn, item_id
-from agentmesh.run import Emitter, Journal, Limits, Meter, RunContext, SystemClock
+from agentmesh.run import Emitter, Journal, Limits, Meter, RunContext, SystemClock, new_run_id
 from agentmesh.runtime.conditions import CONDITIONS, Condition
 from agentmesh.runtime.executor import LocalExecutor
 from agentmesh.runtime.graph import AgentGraph
-from agentmesh.runtime.nodes import Parts, RunScope, drafts_of, remember, run_call
+from agentmesh.runtime.nodes import Parts, RunScope, answer_without_agents, drafts_of, remember, run_call
 from agentmesh.runtime.state import RunState, view_of
 from agentmesh.runtime.threads import Threads
 from agentmesh.runtime.wiring import state_graph
@@ -41,6 +42,7 @@ from agentmesh.trace.events import (
     RunFinished,
     RunResumed,
     RunStarted,
+    StepFailed,
 )
 from agentmesh.trace.sinks import QueueSink
 from agentmesh.types import (
@@ -64,6 +66,10 @@ LOOSE_SCOPES = 256
 """Scopes kept for runs of compiled graphs that somebody invokes on their own."""
 MAX_NAME_CHARS = 200
 """Characters of a tenant, user or thread name."""
+CLOSE_WAIT_S = 10.0
+"""Seconds that a mesh that closes waits for its cancelled runs."""
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+"""What may name a run: it is a file's name and part of its calls' ids."""
 
 
 class Runs(Protocol):
@@ -71,6 +77,10 @@ class Runs(Protocol):
 
     async def history(self, run_id: str) -> Sequence[Event]:
         """The recorded events; `InputError` for a run that is not known."""
+        ...
+
+    async def finished_calls(self, run_id: str) -> int:
+        """How many calls of the run have a result that is not asked for again."""
         ...
 
 
@@ -99,8 +109,7 @@ class Mesh:
     """Many agents, one question.
 
     Made by `load_mesh` or `build_mesh`. Use it as `async with mesh:` or call `aclose()`; a script without an event
-    loop uses
-    `ask_sync` and `close`.
+    loop uses `ask_sync` and `close`.
     """
 
     def __init__(
@@ -122,10 +131,16 @@ class Mesh:
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._compiled: dict[int, tuple[Any, Any]] = {}
-        self._active: set[str] = set()
+        self._active: dict[str, asyncio.Future[None]] = {}
+        """The runs at work by id, done when they are."""
+        self._working: dict[str, asyncio.Task[Any]] = {}
+        """Their graphs."""
         self._loose: OrderedDict[str, RunScope] = OrderedDict()
         self._flushing: asyncio.Task[None] | None = None
+        self._unflushed = False
+        """Whether a run ended after the batch write at work began."""
         self._own_loop: _LoopThread | None = None
+        self._own_loop_lock = threading.Lock()
         self.last_flush_ms: float | None = None
         """Milliseconds that the last batch write to the memory store took."""
 
@@ -162,7 +177,7 @@ class Mesh:
             history: Earlier turns, where the caller keeps them itself; they come before those of the thread.
             limits: Budgets of this run; None: the mesh's own.
             router: Overrides every router of the graph.
-            run_id: Name of the run; None: a new one.
+            run_id: Name of the run, which no other run had; None: a new one.
             sinks: Further takers of the run's events.
             stream: Whether models stream, so that `tokens_streamed` events come.
 
@@ -171,28 +186,32 @@ class Mesh:
             inside the run is a status, too.
 
         Raises:
-            InputError: If the question, the tenant or the thread cannot be taken. Nothing was run.
+            InputError: If the question, the tenant, the thread or the run id cannot be taken. Nothing was run.
             ConfigError: If the graph or the router cannot be used.
-            StoreError: If the run's state cannot be kept.
+            StoreError: If the run's state cannot be kept, or the mesh was closed meanwhile.
         """
-        self._check_input(text, tenant=tenant, user=user, thread=thread, limits=limits)
+        thread, user = thread or None, user or None
+        self._check_input(text, tenant=tenant, user=user, thread=thread, run_id=run_id, limits=limits)
         services = await self._open()
         if router is not None:
             services.parts.router(router)
         compiled, name = self._compile(graph, services)
-        if services.prepare is not None:
-            await services.prepare(tenant)
-        earlier = await services.threads.history(tenant, thread) if thread else ()
-        task = Task(text=text, history=(*history, *earlier), tenant=tenant, user=user, thread=thread)
-        run_id = run_id or new_run_id()
-        if run_id in self._active:
-            raise InputError(f"run {run_id!r} is at work already; leave `run_id` out to start another")
-        journal = await services.journal(run_id, True)
-        scope = self._scope(
-            services, task, run_id, journal, limits=limits, router=router, sinks=sinks, stream=stream
-        )  # fmt: skip
-        scope.ctx.emit(RunStarted(task=task, graph=name, agents=self.agents, version=__version__))
-        return await self._drive(compiled, {"run_id": run_id, "task": task}, scope, task, services)
+        given, run_id = run_id is not None, run_id or new_run_id()
+        with self._claim(run_id):
+            if given and await services.checkpointer.aget_tuple(_config(run_id)) is not None:
+                raise InputError(
+                    f"there was a run {run_id!r} already; resume it, or leave `run_id` out to start another"
+                )
+            if services.prepare is not None:
+                await services.prepare(tenant)
+            earlier = await services.threads.history(tenant, thread) if thread else ()
+            task = Task(text=text, history=(*history, *earlier), tenant=tenant, user=user, thread=thread)
+            journal = await services.journal(run_id, True)
+            scope = self._scope(
+                services, task, run_id, journal, limits=limits, router=router, sinks=sinks, stream=stream
+            )  # fmt: skip
+            scope.ctx.emit(RunStarted(task=task, graph=name, agents=self.agents, version=__version__))
+            return await self._drive(compiled, {"run_id": run_id, "task": task}, scope, task, services)
 
     async def stream(self, text: str, **options: Any) -> AsyncIterator[Event]:
         """Ask the mesh and get the run's events as they come; the last one is `run_finished` with the answer.
@@ -208,18 +227,18 @@ class Mesh:
                 yield event
             await run
         finally:
-            if not run.done():
-                run.cancel()
-                await asyncio.gather(run, return_exceptions=True)
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
 
     def ask_sync(self, text: str, **options: Any) -> Answer:
         """`ask`, for code without an event loop. Takes what `ask` takes."""
         return self.run_sync(self.ask(text, **options))
 
     def run_sync(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine of this mesh on the mesh's own background loop and wait for it."""
-        if self._own_loop is None:
-            self._own_loop = _LoopThread()
+        """Run a coroutine of this mesh on the mesh's own background loop and wait for it; any thread may call it."""
+        with self._own_loop_lock:
+            if self._own_loop is None:
+                self._own_loop = _LoopThread()
         return self._own_loop.run(work)
 
     async def resume(
@@ -253,30 +272,28 @@ class Mesh:
         run_id = started.run_id
         if any(isinstance(e, RunFinished) for e in events):
             raise InputError(f"run {run_id!r} has finished; see it with `agentmesh trace show {run_id}`")
-        if run_id in self._active:
-            raise InputError(f"run {run_id!r} is at work in this process")
-        if services.prepare is not None:
-            await services.prepare(started.task.tenant)
-        compiled, _ = self._compile(graph or (None if started.graph == "default" else started.graph), services)
-        spent = total_usage(e.usage for e in events if isinstance(e, ModelCalled) and not e.replayed)
-        journal = await services.journal(run_id, False)
-        first = max(e.seq for e in events) + 1
-        scope = self._scope(
-            services, started.task, run_id, journal, limits=limits, sinks=sinks, spent=spent, first=first
-        )
-        config = _config(run_id)
-        snapshot = await compiled.aget_state(config)
-        state = cast("RunState", snapshot.values)
-        scope.ctx.emit(RunResumed(finished_calls=len(state.get("replies", {})) if state else 0))
-        if not state:
-            entry: Any = {"run_id": run_id, "task": started.task}
-        else:
-            entry = None if snapshot.next else state
-            for reply in state.get("replies", {}).values():
-                await self._recall(reply, scope)
-        return await self._drive(
-            compiled, entry, scope, started.task, services, ended=bool(state) and not snapshot.next
-        )
+        with self._claim(run_id):
+            if services.prepare is not None:
+                await services.prepare(started.task.tenant)
+            compiled, _ = self._compile(graph or (None if started.graph == "default" else started.graph), services)
+            spent = total_usage(e.usage for e in events if isinstance(e, ModelCalled) and not e.replayed)
+            journal = await services.journal(run_id, False)
+            first = max(e.seq for e in events) + 1
+            scope = self._scope(
+                services, started.task, run_id, journal, limits=limits, sinks=sinks, spent=spent,
+                worked_s=_worked_s(events), first=first,
+            )  # fmt: skip
+            snapshot = await compiled.aget_state(_config(run_id))
+            state = cast("RunState", snapshot.values)
+            scope.ctx.emit(RunResumed(finished_calls=await services.runs.finished_calls(run_id)))
+            if not state:
+                entry: Any = {"run_id": run_id, "task": started.task}
+            else:
+                entry = None if snapshot.next else state
+                for reply in state.get("replies", {}).values():
+                    await self._recall(reply, scope)
+            ended = bool(state) and not snapshot.next
+            return await self._drive(compiled, entry, scope, started.task, services, ended=ended)
 
     # --- the life of a mesh -------------------------------------------------------------------------------------------
 
@@ -290,7 +307,11 @@ class Mesh:
         await self.aclose()
 
     def __enter__(self) -> Self:
-        self.run_sync(self._open())
+        try:
+            self.run_sync(self._open())
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -312,35 +333,46 @@ class Mesh:
             await asyncio.gather(self._flushing, return_exceptions=True)
 
     async def aclose(self) -> None:
-        """Finish background writes and free everything. May be called twice."""
-        await self.settle()
+        """Cancel the runs at work, finish background writes and free everything. May be called twice."""
         services, self._services = self._services, None
-        if services is not None:
-            for close in reversed(services.closers):
-                await close()
+        for work in self._working.values():
+            work.cancel()
+        if self._active:
+            await asyncio.wait(self._active.values(), timeout=CLOSE_WAIT_S)
+        await self.settle()
+        self._flushing = None
         self._compiled.clear()
         self._loose.clear()
         self._loop = None
+        if services is not None:
+            await close_all(services.closers)
 
     def close(self) -> None:
         """`aclose`, for code that uses `ask_sync`."""
-        if self._own_loop is not None:
-            self._own_loop.run(self.aclose())
-            self._own_loop.stop()
-            self._own_loop = None
+        with self._own_loop_lock:
+            own, self._own_loop = self._own_loop, None
+        if own is not None:
+            try:
+                own.run(self.aclose())
+            finally:
+                own.stop()
 
-    async def scope_of(self, state: RunState, config: RunnableConfig, given: RunScope | None) -> RunScope:
+    async def scope_of(self, state: RunState, given: RunScope | None) -> RunScope:
         """The scope of a run; makes one where somebody invokes a compiled graph on their own."""
         if given is not None:
             return given
         services = await self._open()
-        configurable = config.get("configurable", {})
-        key = state.get("run_id") or str(configurable.get("thread_id") or configurable.get("checkpoint_ns") or "loose")
-        scope = self._loose.get(key)
+        run_id = state.get("run_id", "loose")
+        scope = self._loose.get(run_id)
         if scope is None:
             task = state["task"]
-            scope = self._scope(services, task, key, await services.journal(key, True))
-            self._loose[key] = scope
+            if services.prepare is not None:
+                await services.prepare(task.tenant)
+            journal = await services.journal(run_id, False)  # an earlier process may have begun it
+            scope = self._scope(services, task, run_id, journal)
+            if run_id in self._loose:  # a branch beside this one was quicker
+                return self._loose[run_id]
+            self._loose[run_id] = scope
             scope.ctx.emit(RunStarted(task=task, graph="own", agents=self.agents, version=__version__))
             while len(self._loose) > LOOSE_SCOPES:
                 self._loose.popitem(last=False)
@@ -348,16 +380,16 @@ class Mesh:
 
     async def _open(self) -> Services:
         loop = asyncio.get_running_loop()
-        if self._services is not None and self._loop is loop:
-            return self._services
-        if self._services is not None:
+        if self._loop is None:
+            self._loop, self._opening = loop, asyncio.Lock()
+        if self._loop is not loop:
             raise ConfigError(
                 "this mesh is open in another event loop; use `ask_sync` everywhere, or one mesh for each loop"
             )
-        async with self._opening:
-            if self._services is None:
-                self._services = await self._open_services()
-                self._loop = loop
+        if self._services is None:
+            async with self._opening:
+                if self._services is None:
+                    self._services = await self._open_services()
         return self._services
 
     # --- a run --------------------------------------------------------------------------------------------------------
@@ -374,6 +406,7 @@ class Mesh:
         sinks: Sequence[TraceSink] = (),
         stream: bool = False,
         spent: Usage | None = None,
+        worked_s: float = 0.0,
         first: int = 1,
     ) -> RunScope:
         limits = limits or self.limits
@@ -388,7 +421,7 @@ class Mesh:
             rng=random.Random(run_id),
             journal=journal,
             emitter=Emitter(run_id, (services.sink, *sinks), self.clock, first=first),
-            meter=Meter(limits, started=self.clock.monotonic(), clock=self.clock, spent=spent),
+            meter=Meter(limits, started=self.clock.monotonic() - worked_s, clock=self.clock, spent=spent),
             gate=gate,
             keep_prompts=self._keep_prompts,
             stream=stream,
@@ -398,14 +431,14 @@ class Mesh:
         async def run(call: AgentCall) -> AgentReply:
             return await run_call(call, parts, ctx)
 
-        executor = LocalExecutor(run, journal=journal, gate=gate)
+        executor = LocalExecutor(run, journal=journal, gate=gate, seconds_left=ctx.seconds_left)
         return RunScope(ctx=ctx, parts=parts, executor=executor, router=router)
 
     async def _recall(self, reply: AgentReply, scope: RunScope) -> None:
         """Put what an earlier process heard back into memory: its working set died with it."""
         card = scope.parts.cards.get(reply.agent)
         if card is not None:
-            step = reply.call_id.split("/")[-3] if reply.call_id.count("/") >= 3 else ""
+            step = "/".join(reply.call_id.split("/")[1:-2])
             task = Task(text=reply.part, tenant=scope.ctx.tenant, user=scope.ctx.user, thread=scope.ctx.thread)
             drafts = drafts_of(reply, task, card, scope.ctx.run_id)
             await remember(drafts, scope.parts.writer, scope.ctx.at(step=step, agent=reply.agent))
@@ -415,13 +448,13 @@ class Mesh:
     ) -> Answer:
         """Run the graph to its end and make the answer whole."""
         ctx = scope.ctx
-        self._active.add(ctx.run_id)
         try:
-            config = _config(ctx.run_id)
-            state = entry if ended else await compiled.ainvoke(entry, config, context=scope, durability="async")
+            if self._services is not services:
+                raise StoreError(_closed_text(ctx.run_id))
+            state = entry if ended else await self._work(compiled, entry, scope)
             answer = _whole(cast("RunState", state), ctx)
             if task.thread is None:
-                await self._forget_working_memory(task, answer, services)
+                await self._forget_working_memory(task, answer, scope, services)
             else:
                 await self._keep_turn(task, answer, scope, services)
             ctx.emit(RunFinished(answer=answer))
@@ -439,11 +472,37 @@ class Mesh:
             ctx.emit(RunFailed(error=f"{type(error).__name__}: {error}", kind=type(error).__name__))
             raise
         finally:
-            self._active.discard(ctx.run_id)
-        if not services.keep_checkpoints:
-            await services.checkpointer.adelete_thread(ctx.run_id)
+            if not services.keep_checkpoints:
+                await services.checkpointer.adelete_thread(ctx.run_id)
         self._flush_soon(ctx, services)
         return answer
+
+    async def _work(self, compiled: Any, entry: Any, scope: RunScope) -> Any:
+        """The graph in a task of its own, so that closing the mesh ends it and not the task of the caller."""
+        run_id = scope.ctx.run_id
+        call = compiled.ainvoke(entry, _config(run_id), context=scope, durability="async")
+        work = self._working[run_id] = asyncio.ensure_future(call)
+        try:
+            return await work
+        except asyncio.CancelledError as error:
+            caller = asyncio.current_task()
+            if self._services is None and work.cancelled() and not (caller and caller.cancelling()):
+                raise StoreError(_closed_text(run_id)) from error
+            raise
+        finally:
+            del self._working[run_id]
+
+    @contextmanager
+    def _claim(self, run_id: str) -> Generator[None]:
+        """Hold a run id for as long as the run is at work here; `InputError` if it is."""
+        if run_id in self._active:
+            raise InputError(f"run {run_id!r} is at work in this process; wait for it, or choose another `run_id`")
+        done = self._active[run_id] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._active[run_id]
+            done.set_result(None)
 
     async def _keep_turn(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
         """Add the question, what the agents said and the answer to the conversation."""
@@ -454,11 +513,15 @@ class Mesh:
         drafts = [*self._said(task, answer), *drafts_from_turn(task, answer.text, run_id=scope.ctx.run_id)]
         await remember(drafts, scope.parts.writer, scope.ctx)
 
-    async def _forget_working_memory(self, task: Task, answer: Answer, services: Services) -> None:
+    async def _forget_working_memory(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
         """A run alone is a conversation of its own: nobody reads what its agents said once it is over."""
         said = self._said(task, answer)
         if said:
-            await services.store.delete(task.tenant, [item_id(draft) for draft in said])
+            try:
+                await services.store.delete(task.tenant, [item_id(draft) for draft in said])
+            except MeshError as error:
+                text = f"what the agents said stays in memory: {error}"
+                scope.ctx.emit(StepFailed(error=text, kind=type(error).__name__))
 
     def _said(self, task: Task, answer: Answer) -> list[Draft]:
         """What memory keeps of the replies."""
@@ -467,20 +530,23 @@ class Mesh:
 
     def _flush_soon(self, ctx: RunContext, services: Services) -> None:
         """Write memory to disk in one batch behind the answer; runs that end meanwhile share the next batch."""
+        self._unflushed = True
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.ensure_future(self._flush(ctx, services))
 
     async def _flush(self, ctx: RunContext, services: Services) -> None:
-        started, error = time.perf_counter(), None
-        items = 0
-        try:
-            items = await services.store.flush()
-        except MeshError as caught:
-            error = str(caught)
-        took = (time.perf_counter() - started) * 1000
-        if items or error:
-            self.last_flush_ms = took
-            ctx.emit(MemoryFlushed(items=items, latency_ms=took, error=error))
+        while self._unflushed:
+            self._unflushed = False
+            started, error = time.perf_counter(), None
+            items = 0
+            try:
+                items = await services.store.flush()
+            except MeshError as caught:
+                error = str(caught)
+            took = (time.perf_counter() - started) * 1000
+            if items or error:
+                self.last_flush_ms = took
+                ctx.emit(MemoryFlushed(items=items, latency_ms=took, error=error))
 
     # --- input --------------------------------------------------------------------------------------------------------
 
@@ -500,6 +566,8 @@ class Mesh:
         else:
             spec = graph
         spec.check(self.agents, conditions)
+        for router in spec.routers():
+            services.parts.router(router)
         compiled = state_graph(spec, conditions, self.scope_of).compile(
             checkpointer=services.checkpointer, name=spec.name
         )
@@ -508,7 +576,14 @@ class Mesh:
         return compiled, "default" if graph is None else spec.name
 
     def _check_input(
-        self, text: str, *, tenant: str, user: str | None, thread: str | None, limits: Limits | None
+        self,
+        text: str,
+        *,
+        tenant: str,
+        user: str | None,
+        thread: str | None,
+        run_id: str | None,
+        limits: Limits | None,
     ) -> None:
         most = (limits or self.limits).max_question_chars
         if not text.strip():
@@ -528,28 +603,53 @@ class Mesh:
         for name, value in (("tenant", tenant), ("user", user or "-"), ("thread", thread or "-")):
             if not value.strip() or len(value) > MAX_NAME_CHARS:
                 raise InputError(f"the {name} must have 1 to {MAX_NAME_CHARS} characters")
+        if run_id is not None and not RUN_ID.fullmatch(run_id):
+            raise InputError(f"{run_id[:80]!r} is not a run id: letters, digits, `_`, `.` and `-`, at most 128")
 
 
-def new_run_id() -> str:
-    """A name for a run: sorts by time, unique without asking anybody."""
-    return f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+async def close_all(closers: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Call all of them, last to first; one that fails does not keep the others from it. The first failure is raised."""
+    failures: list[Exception] = []
+    for close in reversed(closers):
+        try:
+            await close()
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def _config(run_id: str) -> RunnableConfig:
     return {"configurable": {"thread_id": run_id}, "recursion_limit": 10_000}
 
 
+def _closed_text(run_id: str) -> str:
+    return f"the mesh was closed while run {run_id!r} was at work; open it again and resume the run"
+
+
+def _worked_s(events: Sequence[Event]) -> float:
+    """Seconds that the processes of a run were at work so far: from each start to the last event of that process."""
+    total, started, last = 0.0, 0.0, 0.0
+    for event in events:
+        if isinstance(event, RunStarted | RunResumed):
+            total, started = total + last - started, event.at
+        last = event.at
+    return total + max(0.0, last - started)
+
+
 def _whole(state: RunState, ctx: RunContext) -> Answer:
     """The answer with everything that only the end of the run knows."""
     view = view_of(state)
     answer = state.get("answer")
+    if answer is None and not view.replies and view.decision is not None and not view.decision.chosen:
+        answer = answer_without_agents(view.decision, ctx)
     if answer is None:
         said = [r for r in view.replies if r.ok]
         answer = Answer(
             run_id=ctx.run_id,
             status=AnswerStatus.ANSWERED if said else AnswerStatus.NO_ANSWER,
             text="\n\n".join(r.text for r in said),
-            refiner="none (the graph has no refine stage)",
+            refiner="none (no refine stage was reached)",
         )
     meter = ctx.meter
     stop: StopReason | None = meter.stop if meter is not None else None
@@ -577,6 +677,9 @@ class _LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise ConfigError("this is called from within the mesh's own event loop; await `ask` there")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

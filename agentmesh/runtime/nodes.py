@@ -7,14 +7,15 @@ broken agent, router or store never takes the run down. Only cancellation passes
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from agentmesh.agents.base import Agent, Refiner
 from agentmesh.context.base import ContextRouter
-from agentmesh.errors import MeshError, RoutingError, UnknownNameError
+from agentmesh.errors import ConfigError, MeshError, RoutingError, UnknownNameError
 from agentmesh.memory.writer import Draft, MemoryWriter, drafts_from_reply
 from agentmesh.routing.base import Router
 from agentmesh.run import Executor, RunContext
-from agentmesh.runtime.executor import failed_reply
+from agentmesh.runtime.executor import GRACE_S, failed_reply
 from agentmesh.trace.events import (
     AgentReplied,
     AgentStarted,
@@ -42,10 +43,6 @@ from agentmesh.types import (
 )
 
 __all__ = ["Parts", "RunScope", "agent_step", "answer_without_agents", "refine_step", "remember", "route_step"]
-
-
-GRACE_S = 1.0
-"""Seconds that an executor waits beyond an agent's own deadline, so that the agent itself says what it has."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +108,29 @@ async def route_step(router: Router, request: RouteRequest, ctx: RunContext) -> 
         raise RoutingError(f"the router {router.name!r} failed: {error}") from error
     except Exception as error:
         raise RoutingError(f"the router {router.name!r} failed with {type(error).__name__}: {error}") from error
-    known = {card.id for card in request.cards}
-    if strange := [c.agent for c in decision.chosen if c.agent not in known]:
-        raise RoutingError(f"the router {router.name!r} chose {strange[0]!r}, which is not among the candidates")
-    if not decision.chosen and decision.mode not in (Mode.CLARIFY, Mode.OUT_OF_SCOPE):
-        raise RoutingError(f"the router {router.name!r} decided {decision.mode.value!r} but named no agent")
+    if mistake := _mistake_in(decision, request):
+        raise RoutingError(f"the router {router.name!r} {mistake}")
     ctx.emit(RouteDecided(stage=request.stage, decision=decision))
     return decision
+
+
+def _mistake_in(decision: RoutingDecision, request: RouteRequest) -> str | None:
+    """Why a decision cannot be carried out, if it cannot."""
+    agents = decision.agents
+    known = {card.id for card in request.cards}
+    if decision.mode is Mode.PATH and request.graph is not None:  # decides about all layers, is shown the first one
+        path = request.graph.stage(request.stage).path
+        known |= {agent for layer in (path.layers if path else ()) for agent in layer}
+    if strange := [agent for agent in agents if agent not in known]:
+        return f"chose {strange[0]!r}, which is not among the candidates"
+    if not agents and decision.mode not in (Mode.CLARIFY, Mode.OUT_OF_SCOPE):
+        return f"decided {decision.mode.value!r} but named no agent"
+    if decision.mode is not Mode.PATH:
+        if repeated := [agent for agent in agents if agents.count(agent) > 1]:
+            return f"chose {repeated[0]!r} twice; give it both parts as one"
+        if len(agents) > request.max_agents:
+            return f"chose {len(agents)} agents, at most {request.max_agents} are allowed"
+    return None
 
 
 async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = True) -> AgentReply:
@@ -129,16 +142,19 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
         read_later: Whether a later step of the run may read the reply in memory; else it is not written there.
     """
     card = scope.parts.cards.get(call.agent)
+    replayed = False
     if card is None:
         reply = failed_reply(call, ReplyStatus.FAILED, str(UnknownNameError("agent", call.agent, [*scope.parts.cards])))
     else:
+        held = await scope.ctx.journal.lookup(call.id)
+        replayed = held is not None and held.finished
         deadline = min(card.limits.timeout_s, scope.ctx.seconds_left()) + GRACE_S
         reply = await scope.executor.submit(call, call.id, deadline)
     ctx = scope.ctx.at(step=call.step, agent=call.agent, attempt=call.attempt)
     if read_later and card is not None:
         await remember(drafts_of(reply, call.task, card, call.run_id), scope.parts.writer, ctx)
     _say_limit(ctx)
-    ctx.emit(AgentReplied(agent=call.agent, reply=reply))
+    ctx.emit(AgentReplied(agent=call.agent, reply=reply, replayed=replayed))
     return reply
 
 
@@ -158,7 +174,10 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
                 agent=call.agent, call_id=call.id, part=call.part, attempt=call.attempt, model=agent.card.model
             )
         )
-        reply = await agent.answer(call, pack, ctx)
+        said = cast("object", await agent.answer(call, pack, ctx))  # somebody's code: it may return anything
+        if not isinstance(said, AgentReply):
+            raise ConfigError(f"the agent {call.agent!r} returned {type(said).__name__}; return an AgentReply")
+        reply = said
     except MeshError as error:
         ctx.emit(StepFailed(agent=call.agent, error=str(error), kind=type(error).__name__))
         reply = failed_reply(call, ReplyStatus.FAILED, str(error))
@@ -166,7 +185,10 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
         text = f"{type(error).__name__}: {error}"
         ctx.emit(StepFailed(agent=call.agent, error=text, kind=type(error).__name__))
         reply = failed_reply(call, ReplyStatus.FAILED, text)
-    return reply.model_copy(update={"latency_ms": (ctx.clock.monotonic() - started) * 1000})
+    mine = call.model_dump(
+        include={"agent", "part", "weight", "order", "stage", "round"}
+    )  # whatever the agent filled in
+    return reply.model_copy(update={**mine, "call_id": call.id, "latency_ms": (ctx.clock.monotonic() - started) * 1000})
 
 
 async def _select(parts: Parts, call: AgentCall, card: AgentCard, role: RolePolicy, ctx: RunContext) -> ContextPack:

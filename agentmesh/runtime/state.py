@@ -28,6 +28,11 @@ def _merge_highest(old: Mapping[str, int] | None, new: Mapping[str, int] | None)
     return merged
 
 
+def _newest(old: Answer | None, new: Answer | None) -> Answer | None:
+    """The last answer that was made; of parallel branches, that of the later one in LangGraph's order."""
+    return old if new is None else new
+
+
 class RunState(TypedDict, total=False):
     """LangGraph's state of one run. Every value survives a checkpoint under strict serialisation."""
 
@@ -39,7 +44,7 @@ class RunState(TypedDict, total=False):
     """By call id, so that a result belongs to the call that made it whatever order branches end in."""
     visits: Annotated[dict[str, int], _merge_highest]
     """How often each stage ran; the number of its present round."""
-    answer: Answer | None
+    answer: Annotated[Answer | None, _newest]
 
 
 class AgentInput(TypedDict):

@@ -12,11 +12,11 @@ os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")  # read by LangGraph w
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Send
+from langgraph.types import Overwrite, Send
 
-from agentmesh.errors import GraphError, MeshError
+from agentmesh.errors import GraphError, MeshError, RoutingError
 from agentmesh.graphs import END, START, GraphSpec, StageKind, StageSpec
-from agentmesh.run import Meter
+from agentmesh.run import Meter, new_run_id
 from agentmesh.runtime.conditions import Condition
 from agentmesh.runtime.nodes import (
     RunScope,
@@ -32,21 +32,37 @@ from agentmesh.types import AgentCall, AgentReply, Answer, Mode, RouteRequest, R
 
 __all__ = ["ScopeOf", "state_graph"]
 
-ScopeOf = Callable[[RunState, RunnableConfig, RunScope | None], Awaitable[RunScope]]
+BEGIN = "task.begin"
+"""The node that makes every invocation of a graph that runs alone a run of its own; no stage may have this name."""
+
+ScopeOf = Callable[[RunState, RunScope | None], Awaitable[RunScope]]
 """Finds the scope of a run; makes one where somebody invokes the compiled graph on their own."""
 
 
 def state_graph(
-    spec: GraphSpec, conditions: Mapping[str, Condition], scope_of: ScopeOf, *, prefix: str = ""
+    spec: GraphSpec, conditions: Mapping[str, Condition], scope_of: ScopeOf, *, prefix: str = "", alone: bool = False
 ) -> "StateGraph[RunState, RunScope, Any, Any]":
-    """The LangGraph graph of a checked spec, not yet compiled."""
+    """The LangGraph graph of a checked spec, not yet compiled.
+
+    Args:
+        spec: What to build.
+        conditions: What its edges and loops may ask.
+        scope_of: Finds the scope of a run.
+        prefix: Path of the stages around it, for a subgraph.
+        alone: Whether somebody else invokes it: each invocation is then given a run id and begins with no replies.
+    """
     graph: StateGraph[RunState, RunScope, Any, Any] = StateGraph(RunState, context_schema=RunScope)
     wiring = _Wiring(spec, conditions, scope_of, prefix)
     exits: dict[str, str] = {}
     for stage in spec.stages:
         exits[stage.name] = wiring.add(graph, stage)
+    first = START
+    if alone:
+        graph.add_node(BEGIN, _begin)
+        graph.add_edge(START, BEGIN)
+        first = BEGIN
     for entry in spec.entries():
-        graph.add_edge(START, entry)
+        graph.add_edge(first, entry)
     wiring.connect(graph, exits)
     return graph
 
@@ -56,12 +72,28 @@ class _Wiring:
 
     def __init__(self, spec: GraphSpec, conditions: Mapping[str, Condition], scope_of: ScopeOf, prefix: str) -> None:
         self.spec, self.conditions, self.scope_of, self.prefix = spec, conditions, scope_of, prefix
+        self.choosing = {e.source for e in spec.edges if e.when} | {x.source for x in spec.loops}
+        """The stages that do not go the same way every time."""
+        self.late = {s.name for s in spec.stages if self._may_miss(s.name)}
+        """The joins that wait for whatever is at work, not for each of their sources: one of those may not come."""
+
+    def _may_miss(self, target: str) -> bool:
+        """Whether a stage joins sources of which some may be left out in some round."""
+        edges = [e for e in self.spec.edges if e.target == target and e.source != START]
+        sources = {e.source for e in edges}
+        if len(sources) < 2 or any(e.when for e in edges):
+            return False
+        before = {s.name for s in self.spec.stages if target in self.spec.after(s.name)}
+        if sources & self.choosing or any(e.when and e.target in before for e in self.spec.edges):
+            return True
+        again = [{x.target, *self.spec.after(x.target)} for x in self.spec.loops]
+        return any(target in names and not sources <= names for names in again)
 
     def add(self, graph: Any, stage: StageSpec) -> str:
         """Add the nodes of a stage; returns the one that what follows is tied to."""
         if stage.kind is StageKind.DISPATCH:
             inner = f"{stage.name}.agents"
-            graph.add_node(stage.name, self._dispatch(stage))
+            graph.add_node(stage.name, self._dispatch(stage), defer=stage.name in self.late)
             graph.add_node(inner, self._branch(stage), input_schema=AgentInput)
             graph.add_conditional_edges(stage.name, self._fan_out(stage, inner), [inner, END])
             return inner
@@ -71,21 +103,24 @@ class _Wiring:
             StageKind.SUBGRAPH: self._subgraph,
             StageKind.PATH: self._path,
         }
-        graph.add_node(stage.name, make[stage.kind](stage))
+        graph.add_node(stage.name, make[stage.kind](stage), defer=stage.name in self.late)
         return stage.name
 
     def connect(self, graph: Any, exits: Mapping[str, str]) -> None:
-        """Add the edges. A stage whose edges all are plain waits for all of its sources."""
-        choosing = {e.source for e in self.spec.edges if e.when} | {x.source for x in self.spec.loops}
+        """Add the edges. A stage whose edges all are plain waits for all of its sources that come."""
         joins: dict[str, list[str]] = {}
         for edge in self.spec.edges:
-            if edge.source != START and edge.source not in choosing:
+            if edge.source != START and edge.source not in self.choosing:
                 joins.setdefault(edge.target, []).append(exits[edge.source])
         for target, sources in joins.items():
-            graph.add_edge(sources if len(sources) > 1 else sources[0], target)
+            if len(sources) > 1 and target != END and target not in self.late:
+                graph.add_edge(sources, target)
+            else:
+                for source in sources:
+                    graph.add_edge(source, target)
         for stage in self.spec.stages:
             edges = [e for e in self.spec.edges if e.source == stage.name]
-            if stage.name in choosing:
+            if stage.name in self.choosing:
                 graph.add_conditional_edges(exits[stage.name], self._choose(stage.name), self._targets(stage.name))
             elif not edges:
                 graph.add_edge(exits[stage.name], END)
@@ -97,8 +132,8 @@ class _Wiring:
         return list(dict.fromkeys([*edges, *(x.target for x in self.spec.loops if x.source == stage), END]))
 
     def _choose(self, stage: str) -> Callable[..., Any]:
-        async def choose(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> list[str]:
-            scope = await self.scope_of(state, config, runtime.context)
+        async def choose(state: RunState, runtime: Runtime[RunScope]) -> list[str]:
+            scope = await self.scope_of(state, runtime.context)
             view = view_of(state, self.prefix + stage)
             outer = max(1, state.get("visits", {}).get(self.prefix.rstrip("/"), 1))
             for loop in self.spec.loops:
@@ -122,11 +157,9 @@ class _Wiring:
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
-    async def _enter(
-        self, stage: StageSpec, state: RunState, runtime: Runtime[RunScope], config: RunnableConfig
-    ) -> tuple[RunScope, int, str]:
+    async def _enter(self, stage: StageSpec, state: RunState, runtime: Runtime[RunScope]) -> tuple[RunScope, int, str]:
         """The scope of the run, the round of this stage and the name of this step."""
-        scope = await self.scope_of(state, config, runtime.context)
+        scope = await self.scope_of(state, runtime.context)
         name = self.prefix + stage.name
         round_ = state.get("visits", {}).get(name, 0) + 1
         step = f"{name}.r{round_}"
@@ -134,8 +167,8 @@ class _Wiring:
         return scope, round_, step
 
     def _dispatch(self, stage: StageSpec) -> Callable[..., Any]:
-        async def dispatch(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
-            scope, round_, step = await self._enter(stage, state, runtime, config)
+        async def dispatch(state: RunState, runtime: Runtime[RunScope]) -> dict[str, Any]:
+            scope, round_, step = await self._enter(stage, state, runtime)
             visits = {self.prefix + stage.name: round_}
             ctx = scope.ctx.at(step=step)
             try:
@@ -150,7 +183,9 @@ class _Wiring:
                 )
                 decision = await route_step(scope.parts.router(scope.router or stage.router), request, ctx)
             except MeshError as error:
-                return {"visits": visits, "answer": failed_answer(error, ctx)}
+                failed = failed_answer(error, ctx)
+                # what was said in an earlier round stands
+                return {"visits": visits} if state.get("replies") else {"visits": visits, "answer": failed}
             update: dict[str, Any] = {"visits": visits, "decisions": {step: decision}}
             if not decision.chosen and self._ends_here(stage, state):
                 update["answer"] = answer_without_agents(decision, ctx)
@@ -164,7 +199,7 @@ class _Wiring:
         return bool(self.prefix) or any(s.kind is not StageKind.REFINE for s in self.spec.stages if s.name in following)
 
     def _ends_here(self, stage: StageSpec, state: RunState) -> bool:
-        """Whether nobody being chosen ends the run: nothing was said yet and no other branch is at work."""
+        """Whether nobody being chosen ends the graph: nothing was said yet and no other branch is at work."""
         return not state.get("replies") and self.spec.entries() == (stage.name,)
 
     def _fan_out(self, stage: StageSpec, inner: str) -> Callable[..., Any]:
@@ -172,11 +207,8 @@ class _Wiring:
             round_ = state.get("visits", {}).get(self.prefix + stage.name, 1)
             step = f"{self.prefix}{stage.name}.r{round_}"
             decision = state.get("decisions", {}).get(step)
-            answer = state.get("answer")
-            if decision is None:
-                return END
-            if not decision.chosen:
-                return END if answer is not None and not state.get("replies") else [Send(inner, {"call": None})]
+            if decision is None or not decision.chosen:
+                return END if self._ends_here(stage, state) else [Send(inner, {"call": None})]
             return [
                 Send(inner, {"call": call}) for call in _calls(decision, state["task"], state, stage.name, step, round_)
             ]
@@ -186,19 +218,19 @@ class _Wiring:
     def _branch(self, stage: StageSpec) -> Callable[..., Any]:
         read_later = self._read_later(stage)
 
-        async def branch(state: AgentInput, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
+        async def branch(state: AgentInput, runtime: Runtime[RunScope]) -> dict[str, Any]:
             call = state["call"]
             if call is None:
                 return {}
             known = cast("RunState", {"run_id": call.run_id, "task": call.task})
-            scope = await self.scope_of(known, config, runtime.context)
+            scope = await self.scope_of(known, runtime.context)
             return {"replies": {call.id: await agent_step(call, scope, read_later=read_later)}}
 
         return branch
 
     def _agent(self, stage: StageSpec) -> Callable[..., Any]:
-        async def agent(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
-            scope, round_, step = await self._enter(stage, state, runtime, config)
+        async def agent(state: RunState, runtime: Runtime[RunScope]) -> dict[str, Any]:
+            scope, round_, step = await self._enter(stage, state, runtime)
             call = AgentCall(
                 run_id=state.get("run_id", scope.ctx.run_id),
                 step=step,
@@ -213,8 +245,8 @@ class _Wiring:
         return agent
 
     def _path(self, stage: StageSpec) -> Callable[..., Any]:
-        async def path(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
-            scope, round_, step = await self._enter(stage, state, runtime, config)
+        async def path(state: RunState, runtime: Runtime[RunScope]) -> dict[str, Any]:
+            scope, round_, step = await self._enter(stage, state, runtime)
             update: dict[str, Any] = {"visits": {self.prefix + stage.name: round_}, "replies": {}, "decisions": {}}
             last: str | None = None
             planned: dict[str, str] = {}
@@ -223,9 +255,15 @@ class _Wiring:
             for depth, layer in enumerate(layers, start=1):
                 inner = f"{step}.l{depth}"
                 agent = planned.get(str(depth))
+                allowed = [a for a in layer if (last, a) not in forbidden]
+                if agent is not None and agent not in allowed:
+                    error = RoutingError(
+                        f"the planned path goes to {agent!r}, which layer {depth} does not allow there"
+                    )
+                    failed_answer(error, scope.ctx.at(step=inner))
+                    break
                 if agent is None:
                     try:
-                        allowed = [a for a in layer if (last, a) not in forbidden]
                         request = RouteRequest(
                             task=state["task"],
                             cards=scope.parts.pool(allowed) if allowed else (),
@@ -237,8 +275,9 @@ class _Wiring:
                         router = scope.parts.router(scope.router or stage.router)
                         decision = await route_step(router, request, scope.ctx.at(step=inner))
                     except MeshError as error:
-                        if not update["replies"]:
-                            update["answer"] = failed_answer(error, scope.ctx.at(step=inner))
+                        failed = failed_answer(error, scope.ctx.at(step=inner))
+                        if not update["replies"] and not state.get("replies"):
+                            update["answer"] = failed
                         break
                     update["decisions"][inner] = decision
                     if decision.mode is Mode.PATH:
@@ -262,8 +301,8 @@ class _Wiring:
         return path
 
     def _refine(self, stage: StageSpec) -> Callable[..., Any]:
-        async def refine(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
-            scope, round_, step = await self._enter(stage, state, runtime, config)
+        async def refine(state: RunState, runtime: Runtime[RunScope]) -> dict[str, Any]:
+            scope, round_, step = await self._enter(stage, state, runtime)
             visits = {self.prefix + stage.name: round_}
             replies = _latest(view_of(state).replies)
             if not replies:
@@ -280,14 +319,22 @@ class _Wiring:
         compiled = state_graph(stage.graph, self.conditions, self.scope_of, prefix=prefix).compile()
 
         async def subgraph(state: RunState, runtime: Runtime[RunScope], config: RunnableConfig) -> dict[str, Any]:
-            scope, round_, _ = await self._enter(stage, state, runtime, config)
+            scope, round_, _ = await self._enter(stage, state, runtime)
             name = self.prefix + stage.name
             entered = {**state, "visits": {**state.get("visits", {}), name: round_}}
             result = cast("RunState", await compiled.ainvoke(cast("Any", entered), config, context=scope))
-            kept: dict[str, Any] = {k: v for k, v in result.items() if k in ("decisions", "replies", "answer")}
+            kept: dict[str, Any] = {k: v for k, v in result.items() if k in ("decisions", "replies")}
+            if result.get("answer") is not state.get("answer"):  # one that only passed through is not newer
+                kept["answer"] = result.get("answer")
             return {**kept, "visits": {**result.get("visits", {}), name: round_}}
 
         return subgraph
+
+
+def _begin(state: RunState) -> dict[str, Any]:
+    """A new run, whatever an earlier invocation left in the same LangGraph thread."""
+    nothing: dict[str, Any] = {key: Overwrite({}) for key in ("decisions", "replies", "visits")}
+    return {"run_id": new_run_id(), "answer": Overwrite(None), **nothing}
 
 
 def _is_stopped(meter: Meter | None) -> bool:
@@ -324,10 +371,17 @@ def _latest(replies: Sequence[AgentReply]) -> list[AgentReply]:
     failure."""
     latest: dict[tuple[str, str], AgentReply] = {}
     for reply in replies:
-        held = latest.get((reply.stage, reply.agent))
+        where = _place(reply)
+        held = latest.get((where, reply.agent))
         if held is None or reply.ok or not held.ok:
-            latest[reply.stage, reply.agent] = reply
+            latest[where, reply.agent] = reply
     return list(latest.values())
+
+
+def _place(reply: AgentReply) -> str:
+    """The stage of a reply with those around it: stages of two subgraphs may share a name."""
+    around, _, step = reply.call_id.rsplit("/", 2)[0].rpartition("/")
+    return f"{around}/{step.partition('.')[0]}"
 
 
 def _nobody(scope: RunScope, step: str, state: RunState) -> Answer:
