@@ -862,3 +862,69 @@ async def test_a_run_that_ends_during_a_batch_write_is_in_the_next_one() -> None
         store.go_on.set()
         await mesh.settle()
         assert store.flushes == 2
+
+
+async def test_an_agent_that_needs_a_yes_first_is_not_called() -> None:
+    model = ScriptedModel(cited)
+    cards = [CARDS[0].model_copy(update={"approval": "always"}), CARDS[1]]
+    async with mesh_of(model=model, cards=[AgentCard.model_validate(c.model_dump()) for c in cards]) as mesh:
+        answer = await mesh.ask("Invoice and VPN?")
+    assert [r.status for r in answer.replies] == [ReplyStatus.NEEDS_APPROVAL, ReplyStatus.ANSWERED]
+    assert answer.replies[0].pending == {"agent": "billing", "part": "Invoice and VPN?"}
+    assert len(model.requests) == 1
+    assert answer.status is AnswerStatus.PARTIAL
+
+
+async def test_a_shadow_that_a_stage_names_is_not_called() -> None:
+    model = ScriptedModel(cited)
+    graph = AgentGraph("g").stage("a", agent="billing").refine("b", after="a")
+    async with mesh_of(model=model, cards=[CARDS[0].model_copy(update={"shadow": True})]) as mesh:
+        answer = await mesh.ask("Invoice?", graph=graph)
+    assert "is a shadow, which is never called" in (answer.replies[0].error or "")
+    assert not model.requests
+
+
+async def test_what_a_private_agent_said_is_not_in_the_memory_of_others() -> None:
+    packs: list[ContextPack] = []
+
+    async def whisper(call: AgentCall, pack: ContextPack) -> str:
+        packs.append(pack)
+        return f"The vault word of {call.agent} is heliotrope."
+
+    cards = (CARDS[0].model_copy(update={"visibility": "private"}), CARDS[1])
+    agents = [FunctionAgent(card, whisper) for card in cards]
+    async with build_mesh(agents, embedder=ScriptedEmbedder()) as mesh:
+        await mesh.ask("What is the vault word?", thread="t", graph=AgentGraph("one").stage("a", agent="billing"))
+        await mesh.ask("What is the vault word?", thread="t", graph=AgentGraph("two").stage("a", agent="vpn"))
+        await mesh.ask("What is the vault word?", thread="t", graph=AgentGraph("three").stage("a", agent="billing"))
+    assert "heliotrope" not in packs[1].text
+    assert "vault word of billing" in packs[2].text
+
+
+async def test_a_resumed_run_keeps_its_own_limits_and_router(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(call: AgentCall, pack: ContextPack) -> str:
+        if not go_on.is_set():
+            await asyncio.sleep(60)
+        return f"The word of {call.agent}."
+
+    def mesh() -> Mesh:
+        return build_mesh([FunctionAgent(card, slow) for card in CARDS], embedder=ScriptedEmbedder(), home=tmp_path)
+
+    at_work = Waiting(lambda e: e.type == "agent_started")
+    async with mesh() as first:
+        asking = first.ask("Both?", run_id="r2", router="random", limits=Limits(max_calls=7), sinks=(at_work,))
+        run = asyncio.ensure_future(asking)
+        async with asyncio.timeout(10):
+            await at_work.seen.wait()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    go_on.set()
+    sink = ListSink()
+    async with mesh() as second:
+        answer = await second.resume("r2", sinks=(sink,))
+    assert answer.decision is not None
+    assert answer.decision.router == "random"
+    assert answer.status is AnswerStatus.ANSWERED

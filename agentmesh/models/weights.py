@@ -265,14 +265,15 @@ def _fetch_from_hub(spec: str, scratch: Path) -> Path:
     owner, repo, file = spec.removeprefix("hf:").split("/", 2)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        hub = cast(Any, importlib.import_module("huggingface_hub"))
+        download = cast(Any, importlib.import_module("huggingface_hub")).hf_hub_download
     except ImportError as error:
         raise ModelWeightsError(
             "the package huggingface_hub is not installed; run `pip install huggingface_hub`"
         ) from error
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports every attempt, we the last
+    # It reports every attempt, we the last; loading the function above has set this level to the hub's own.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        path = Path(hub.hf_hub_download(f"{owner}/{repo}", file, local_dir=str(scratch)))
+        path = Path(download(f"{owner}/{repo}", file, local_dir=str(scratch)))
     except Exception as error:  # the hub's client raises its own, httpx's and the operating system's
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise

@@ -210,7 +210,16 @@ class Mesh:
             scope = self._scope(
                 services, task, run_id, journal, limits=limits, router=router, sinks=sinks, stream=stream
             )  # fmt: skip
-            scope.ctx.emit(RunStarted(task=task, graph=name, agents=self.agents, version=__version__))
+            scope.ctx.emit(
+                RunStarted(
+                    task=task,
+                    graph=name,
+                    agents=self.agents,
+                    version=__version__,
+                    router=router,
+                    limits=limits.model_dump() if limits is not None else None,
+                )
+            )
             return await self._drive(compiled, {"run_id": run_id, "task": task}, scope, task, services)
 
     async def stream(self, text: str, **options: Any) -> AsyncIterator[Event]:
@@ -254,7 +263,7 @@ class Mesh:
         Args:
             run_id: The run.
             graph: The graph it ran on, if that is neither the default one nor one of `graphs`.
-            limits: Budgets; what the run used before counts.
+            limits: Budgets, None: those it was started with; what the run used before counts.
             sinks: Further takers of the run's events.
 
         Raises:
@@ -279,8 +288,10 @@ class Mesh:
             spent = total_usage(e.usage for e in events if isinstance(e, ModelCalled) and not e.replayed)
             journal = await services.journal(run_id, False)
             first = max(e.seq for e in events) + 1
+            if limits is None and started.limits is not None:
+                limits = Limits.model_validate(started.limits)
             scope = self._scope(
-                services, started.task, run_id, journal, limits=limits, sinks=sinks, spent=spent,
+                services, started.task, run_id, journal, limits=limits, router=started.router, sinks=sinks, spent=spent,
                 worked_s=_worked_s(events), first=first,
             )  # fmt: skip
             snapshot = await compiled.aget_state(_config(run_id))
@@ -505,12 +516,20 @@ class Mesh:
             done.set_result(None)
 
     async def _keep_turn(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
-        """Add the question, what the agents said and the answer to the conversation."""
+        """Add the question, what the agents said and the answer to the conversation.
+
+        An answer that holds the words of a private agent stands in the history, which is the user's, but not in the
+        memory that other agents search.
+        """
         if answer.status is AnswerStatus.FAILED or task.thread is None:
             return
         turns = (Message(role="user", text=task.text), Message(role="assistant", text=answer.text))
         await services.threads.add(task.tenant, task.thread, scope.ctx.run_id, turns)
-        drafts = [*self._said(task, answer), *drafts_from_turn(task, answer.text, run_id=scope.ctx.run_id)]
+        private = any(
+            r.ok and self.cards[r.agent].visibility == "private" for r in answer.replies if r.agent in self.cards
+        )
+        turn = drafts_from_turn(task, "" if private else answer.text, run_id=scope.ctx.run_id)
+        drafts = [*self._said(task, answer), *turn]
         await remember(drafts, scope.parts.writer, scope.ctx)
 
     async def _forget_working_memory(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:

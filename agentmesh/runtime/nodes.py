@@ -32,6 +32,7 @@ from agentmesh.types import (
     AgentReply,
     Answer,
     AnswerStatus,
+    Approval,
     ContextPack,
     ContextRequest,
     Mode,
@@ -143,8 +144,9 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
     """
     card = scope.parts.cards.get(call.agent)
     replayed = False
-    if card is None:
-        reply = failed_reply(call, ReplyStatus.FAILED, str(UnknownNameError("agent", call.agent, [*scope.parts.cards])))
+    withheld = _withheld(call, card, scope.parts)
+    if card is None or withheld is not None:
+        reply = withheld or failed_reply(call, ReplyStatus.FAILED, f"no agent is called {call.agent!r}")
     else:
         held = await scope.ctx.journal.lookup(call.id)
         replayed = held is not None and held.finished
@@ -156,6 +158,20 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
     _say_limit(ctx)
     ctx.emit(AgentReplied(agent=call.agent, reply=reply, replayed=replayed))
     return reply
+
+
+def _withheld(call: AgentCall, card: AgentCard | None, parts: Parts) -> AgentReply | None:
+    """The reply of an agent that may not be called; None: it may."""
+    if card is None:
+        return failed_reply(call, ReplyStatus.FAILED, str(UnknownNameError("agent", call.agent, [*parts.cards])))
+    if card.shadow:
+        text = f"{card.id!r} is a shadow, which is never called; take `shadow` out of its card"
+        return failed_reply(call, ReplyStatus.FAILED, text)
+    if card.approval is Approval.ALWAYS:
+        text = f"{card.id!r} acts only after a person said yes, and nobody can be asked yet; set `approval: never`"
+        reply = failed_reply(call, ReplyStatus.NEEDS_APPROVAL, text)
+        return reply.model_copy(update={"pending": {"agent": card.id, "part": call.part or call.task.text}})
+    return None
 
 
 async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply:

@@ -57,6 +57,10 @@ class RunStarted(_Event):
     agents: tuple[str, ...]
     version: str
     """Of agentmesh."""
+    router: str | None = None
+    """What overrides the routers of the graph."""
+    limits: dict[str, Any] | None = None
+    """The run's own budgets; None: the mesh's."""
 
 
 class RunResumed(_Event):
