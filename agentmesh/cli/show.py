@@ -127,9 +127,8 @@ def show_answer(answer: Answer) -> Group:
         for who in answer.contributors:
             mark = ("✓ ", "green") if who.status is ReplyStatus.ANSWERED else ("✗ ", "yellow")
             noun = "sentence" if who.sentences == 1 else "sentences"
-            detail = f"{who.sentences} {noun}, {len(who.cited)} item{'s' if len(who.cited) != 1 else ''} cited" + (
-                f"; {who.note}" if who.note else ""
-            )
+            items = "item" if len(who.cited) == 1 else "items"
+            detail = f"{who.sentences} {noun}, {len(who.cited)} {items} cited" + (f"; {who.note}" if who.note else "")
             parts.append(Text.assemble("  ", mark, (f"{who.agent:<14} ", "bold"), (detail, "dim")))
     for conflict in answer.conflicts:
         parts.append(Text.assemble(("conflict ", "bold yellow"), (f"({conflict.kind}) ", "yellow"), conflict.about))
