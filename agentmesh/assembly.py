@@ -20,7 +20,7 @@ from agentmesh.graphs import GraphSpec
 from agentmesh.journal import JOURNAL_TABLES, DatabaseJournal
 from agentmesh.memory.arrays import ArrayStore
 from agentmesh.memory.base import MemoryStore
-from agentmesh.memory.ingest import ingest
+from agentmesh.memory.ingest import ingest, knowledge_files, read_knowledge
 from agentmesh.memory.owner import open_memory
 from agentmesh.memory.writer import Draft, MemoryWriter
 from agentmesh.models import check_model_spec, embedders, open_embedder, open_model
@@ -168,6 +168,11 @@ def build_mesh(
         sink=sink,
         knowledge=knowledge,
     )
+    for card in cards:
+        if card.model not in models and card.id not in given.agents:
+            check_model_spec(card.model, where=f"agent {card.id!r}")
+    if isinstance(knowledge, str | Path) and not Path(knowledge).is_dir():
+        raise ConfigError(f"knowledge={str(knowledge)!r} is no folder; give a folder, or a list of texts")
     if isinstance(router, str):
         routers.check(router)
     if isinstance(context, str):
@@ -191,7 +196,24 @@ def known_names() -> KnownNames:
 
 def check_folder(folder: str | Path, *, environ: Mapping[str, str] | None = None) -> list[Mistake]:
     """Every mistake of a project, in order of file and line."""
-    return check_project(Path(folder), known=known_names(), environ=os.environ if environ is None else environ)
+    found = check_project(Path(folder), known=known_names(), environ=os.environ if environ is None else environ)
+    return found or _knowledge_mistakes(open_project(folder, environ=environ))
+
+
+def _knowledge_mistakes(project: Project) -> list[Mistake]:
+    """What a run would leave out of memory, with the reasons."""
+    found: list[Mistake] = []
+    for folder in project.knowledge:
+        where = Path(os.path.relpath(folder, project.folder)).as_posix()
+        for name in knowledge_files(folder):
+            try:
+                read = read_knowledge((folder / name).read_bytes(), name)
+            except OSError as error:
+                found.append(Mistake(f"{where}/{name}", None, "", f"cannot be read: {error.strerror}"))
+                continue
+            texts = (text.removeprefix(f"{name}:").strip() for text in read.mistakes)
+            found += [Mistake(f"{where}/{name}", None, "", text) for text in texts]
+    return found
 
 
 def open_trace(folder: str | Path, *, environ: Mapping[str, str] | None = None) -> tuple[TraceStore, Database]:
@@ -321,6 +343,7 @@ async def _open_all(
         closers.append(store.aclose)
     writer = MemoryWriter(store, embedder, clock=clock)
     parts = _parts(settings, cards, roles, given, models, embedder, store, writer)
+    parts.router(None)  # a router that cannot be made is said before anything runs
     sink: TraceSink = NullSink()
     if given is not None and given.sink is not None:
         sink = given.sink

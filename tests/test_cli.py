@@ -332,3 +332,37 @@ def test_a_reader_that_goes_away_is_no_error_to_complain_about(project: Path) ->
             check=False,
         )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_what_ends_a_command_is_a_document_too_with_json(run: Run) -> None:
+    code, out, errors = run("run", "dsk", "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["type"] == "InputError"
+    assert "did you mean 'desk'?" in json.loads(out)["error"]["message"]
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_control_characters_of_a_question_never_reach_the_terminal(run: Run) -> None:
+    code, out, _ = run("run", "When is a refund\x1b[2J\x07 paid \x9bout?", "--router", "keyword")
+    assert code == 0
+    assert not {"\x1b", "\x07", "\x9b"} & set(out)
+    assert "refund[2J paid out?" in out
+
+
+def test_check_reads_the_knowledge_too(run: Run, project: Path) -> None:
+    (project / "memory" / "knowledge" / "bad.md").write_bytes(b"# Page\n\xff\n")
+    code, _, errors = run("check")
+    assert code == 2
+    assert errors.startswith("memory/knowledge/bad.md: ")
+
+
+def test_a_run_in_which_every_agent_fails_is_a_failed_command(run: Run, project: Path) -> None:
+    (project / "agentmesh.toml").write_text(
+        '[models.default]\nmodel = "openai/x"\napi_key_env = "NO_SUCH_VARIABLE_HERE"\n\n'
+        '[memory]\nembedder = "scripted"\n'
+    )
+    code, out, _ = run("run", "When is a refund paid out?", "--router", "keyword", "--json")
+    assert code == 1
+    document = json.loads(out)
+    assert document["status"] == "failed"
+    assert "NO_SUCH_VARIABLE_HERE" in document["replies"][0]["error"]

@@ -121,7 +121,13 @@ async def test_what_an_agent_said_before_it_went_over_its_price_is_kept() -> Non
     assert answer.status is AnswerStatus.PARTIAL
 
 
-@pytest.mark.parametrize("replies", [(), (reply("vpn", status="no_evidence"),), (reply("vpn", status="failed"),)])
+async def test_an_answer_is_failed_where_every_agent_failed() -> None:
+    answer = await refine(reply("vpn", status="failed"), reply("billing", status="timed_out"))
+    assert answer.status is AnswerStatus.FAILED
+    assert "none of the agents could answer" in answer.text
+
+
+@pytest.mark.parametrize("replies", [(), (reply("vpn", status="no_evidence"),)])
 async def test_nothing_useful_in_any_reply_is_said_politely(replies: tuple[AgentReply, ...]) -> None:
     answer = await refine(*replies)
     assert answer.status is AnswerStatus.NO_ANSWER

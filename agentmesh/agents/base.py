@@ -34,7 +34,7 @@ class Refiner(Protocol):
     async def refine(self, task: Task, replies: Sequence[AgentReply], ctx: RunContext) -> Answer:
         """Merge the replies, given in routing order, with conflicts named and every contributor kept.
 
-        Failed replies are among them and are named as such. Nothing useful in any: the status is `no_answer`
-        and the text says so politely.
+        Failed replies are among them and are named as such. Nothing useful in any: the status is `no_answer`,
+        or `failed` where every agent failed, and the text says so politely.
         """
         ...

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from agentmesh.agents.merging import (
+    ALL_FAILED,
     NO_ANSWER,
     Merged,
     conflicts_among,
@@ -16,7 +17,7 @@ from agentmesh.agents.merging import (
     with_sources,
 )
 from agentmesh.run import RunContext
-from agentmesh.types import AgentReply, Answer, Conflict, Task
+from agentmesh.types import AgentReply, Answer, AnswerStatus, Conflict, Task
 
 __all__ = ["ExtractiveRefiner"]
 
@@ -63,7 +64,7 @@ class ExtractiveRefiner:
     def _text(self, replies: Sequence[AgentReply], said: Sequence[Merged], conflicts: Sequence[Conflict]) -> str:
         speaking = [r for r in replies if usable(r)]
         if not speaking:
-            blocks = [NO_ANSWER]
+            blocks = [ALL_FAILED if status_of(replies) is AnswerStatus.FAILED else NO_ANSWER]
         elif len(speaking) == 1 and not speaking[0].extractive and speaking[0].text.strip():
             blocks = [speaking[0].text.strip()]
         else:

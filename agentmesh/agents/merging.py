@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 NO_ANSWER = "Sorry, none of the agents found anything that answers this."
+ALL_FAILED = "Sorry, none of the agents could answer."
 DISAGREE = "These sources disagree:"
 FAILED = (ReplyStatus.FAILED, ReplyStatus.TIMED_OUT, ReplyStatus.OVER_LIMIT, ReplyStatus.CANCELLED,
           ReplyStatus.NEEDS_APPROVAL)  # fmt: skip
@@ -101,9 +102,13 @@ def contributors(replies: Sequence[AgentReply], shares: Mapping[str, int]) -> tu
 
 
 def status_of(replies: Sequence[AgentReply]) -> AnswerStatus:
-    """Answered, partial where some agent failed, or no answer where none has anything to say."""
+    """Answered, partial where some agent failed, failed where all did, or no answer where none found anything.
+
+    A spent budget is no failure: what stopped the run says why there is no answer.
+    """
     if not any(usable(r) for r in replies):
-        return AnswerStatus.NO_ANSWER
+        broken = [r for r in replies if r.status in FAILED and r.status is not ReplyStatus.OVER_LIMIT]
+        return AnswerStatus.FAILED if broken and len(broken) == len(replies) else AnswerStatus.NO_ANSWER
     return AnswerStatus.PARTIAL if any(r.status in FAILED for r in replies) else AnswerStatus.ANSWERED
 
 

@@ -1,5 +1,7 @@
 """The command line. Nothing heavy is imported before a command runs."""
 
+import io
+import json
 import os
 import sys
 import warnings
@@ -10,6 +12,7 @@ from agentmesh.errors import ConfigError, InputError, MeshError
 
 __all__ = ["app", "main"]
 
+STOPPED = "stopped; a run that was at work can be resumed with `agentmesh resume RUN`, if its project keeps state"
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes: the run failed; the command line or the project is wrong; stopped with Ctrl-C."""
 
@@ -17,18 +20,27 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 def main() -> NoReturn:
     """Run the command of this process. Mistakes are one line on standard error, never a traceback."""
     warnings.showwarning = _warn
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows a `?`
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # typer has its own way with Ctrl-C
+            _complain(STOPPED)
     except MeshError as error:
-        _complain(str(error))
+        _complain(str(error), kind=type(error).__name__)
         code = USAGE if isinstance(error, ConfigError | InputError) else FAILED
     except KeyboardInterrupt:
-        _complain("stopped; a run that was at work can be resumed with `agentmesh resume RUN`")
+        _complain(STOPPED)
         code = INTERRUPTED
     except BrokenPipeError:
         # nobody reads on: what is still buffered goes nowhere, or the interpreter would complain when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _complain(f"the output cannot be written ({error.strerror}); runs are kept, see `agentmesh trace list`")
         code = FAILED
     except Exception as error:
         code = _other(error)
@@ -39,7 +51,7 @@ def _other(error: Exception) -> int:
     """Usage mistakes as typer words them; anything else in one line with where it happened."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         message, code = str(error.format_message()), int(error.exit_code)  # pyright: ignore
-        _complain(message[:1].lower() + message[1:])
+        _complain(message[:1].lower() + message[1:], kind="UsageError")
         return code
     if type(error).__name__ in ("Abort", "Exit"):
         return int(getattr(error, "exit_code", FAILED))
@@ -47,7 +59,7 @@ def _other(error: Exception) -> int:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     where = f" ({frame.tb_frame.f_globals.get('__name__', '?')}:{frame.tb_lineno})" if frame is not None else ""
-    _complain(f"unexpected {type(error).__name__}: {error}{where}; please report it")
+    _complain(f"unexpected {type(error).__name__}: {error}{where}; please report it", kind=type(error).__name__)
     return FAILED
 
 
@@ -55,5 +67,8 @@ def _warn(message: Warning | str, *_: object) -> None:
     _complain(str(message))
 
 
-def _complain(text: str) -> None:
+def _complain(text: str, *, kind: str = "") -> None:
+    """One line on standard error; with --json, what ended the command also as the document on standard output."""
     print(f"agentmesh: {text}", file=sys.stderr)
+    if kind and "--json" in sys.argv:
+        print(json.dumps({"error": {"type": kind, "message": text}}, ensure_ascii=False, indent=2))

@@ -122,7 +122,7 @@ async def _run(
         overrides["models"] = {"default": {"model": model}}
     if limits:
         overrides["limits"] = limits
-    progress, move = loading(errors)
+    stop, move = loading(errors)
     found = open_project(folder, **overrides)
     scenario = _scenario(found.scenarios, what)
     mesh = mesh_of(found, progress=move)
@@ -141,7 +141,7 @@ async def _run(
             return await _scenario_tasks(mesh, scenario, chosen, console, {**options, "limits": within},
                                          stream=stream, as_json=as_json, every=task == "all")  # fmt: skip
     finally:
-        progress.stop()
+        stop()
 
 
 async def _scenario_tasks(
@@ -204,7 +204,7 @@ async def _resume(folder: Path, run_id: str, *, as_json: bool) -> int:
     from agentmesh.cli.show import RunView, loading
 
     console, errors = _consoles(as_json)
-    progress, move = loading(errors)
+    stop, move = loading(errors)
     view = RunView(console)
 
     class Shown:
@@ -220,7 +220,7 @@ async def _resume(folder: Path, run_id: str, *, as_json: bool) -> int:
             return _status(answer)
     finally:
         view.close()
-        progress.stop()
+        stop()
 
 
 def _document(answer: "Answer", packs: Sequence[Any], mesh: "Mesh", **extra: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How runs look in a terminal. Text of users, agents and memory is printed as it is: it is never read as markup."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +31,7 @@ from agentmesh.trace.events import (
     StageEntered,
     StepFailed,
     TokensStreamed,
+    event_adapter,
 )
 from agentmesh.types import AgentReply, Answer, AnswerStatus, ContextPack, Mode, ReplyStatus, RoutingDecision, Usage
 
@@ -100,7 +102,7 @@ def show_pack(pack: ContextPack) -> Text:
         (f"{pack.agent:<14} ", "bold"),
         bar(share, style="blue"),
         f" {pack.tokens}/{pack.budget_tokens} tokens",
-        (f"  {len(pack.items)} items kept, {dropped} dropped  ({pack.router})", "dim"),
+        (f"  {len(pack.items)} kept, {dropped} dropped", "dim"),
     )
 
 
@@ -164,7 +166,8 @@ class RunView:
         self.packs: list[ContextPack] = []
 
     def take(self, event: Event) -> None:
-        """Show one event."""
+        """Show one event, without the control characters that its texts may hold."""
+        event = harmless(event)
         match event:
             case RunStarted():
                 self._print(Rule(Text(f"run {event.run_id}"), style="dim", align="left"))
@@ -255,8 +258,11 @@ class RunView:
             self._console.print()
 
 
-def loading(console: Console) -> tuple[Progress, Callable[[int, int, str], None]]:
-    """A progress bar for loading knowledge, and the function that moves it; it shows itself when there is work."""
+def loading(console: Console) -> tuple[Callable[[], None], Callable[[int, int, str], None]]:
+    """A progress bar for loading knowledge: what takes it off the screen, and what moves it.
+
+    It shows itself when there is work.
+    """
     progress = Progress(
         TextColumn("loading knowledge"),
         BarColumn(),
@@ -276,7 +282,7 @@ def loading(console: Console) -> tuple[Progress, Callable[[int, int, str], None]
             progress.stop()
             tasks.clear()
 
-    return progress, move
+    return lambda: progress.stop() if tasks else None, move
 
 
 def document(answer: Answer, packs: Iterable[ContextPack], **extra: Any) -> dict[str, Any]:
@@ -329,6 +335,18 @@ def show_event(event: Event, started: float) -> Text:
     return Text.assemble(
         (at, "dim"), f"  {event.seq:>4}  ", (f"{event.type:<18}", "cyan"), f"{event.step:<16} ", detail
     )
+
+
+def harmless(event: Event) -> Event:
+    """The event without control characters: text of users, memory and models never moves the cursor of a terminal."""
+    text = event.model_dump_json()
+    clean = _ESCAPED.sub(r"\1", _RAW.sub("", text))
+    return event if clean == text else event_adapter.validate_json(clean)
+
+
+_ESCAPED = re.compile(r"((?<!\\)(?:\\\\)*)\\u00(?:0[0-8bcefBCEF]|1[0-9a-fA-F]|7[fF])")
+"""A control character as JSON escapes it, behind an even number of backslashes; tab and line feed stay."""
+_RAW = re.compile("[\x7f-\x9f]")
 
 
 def when(seconds: float) -> str:

@@ -26,7 +26,7 @@ from agentmesh.project.frontmatter import decode, read_yaml
 from agentmesh.text import fold, sentences
 from agentmesh.types import Frozen, MemoryKind, Share
 
-__all__ = ["IngestReport", "KnowledgeFile", "Progress", "ingest", "read_knowledge"]
+__all__ = ["IngestReport", "KnowledgeFile", "Progress", "ingest", "knowledge_files", "read_knowledge"]
 
 Progress = Callable[[int, int, str], None]
 """Told how many files are done, how many there are, and the name of the one that is next or was last."""
@@ -149,7 +149,7 @@ async def ingest(
         StoreError: If the memory or the state file cannot be written.
         ModelError: If the embedder failed.
     """
-    names = await asyncio.to_thread(_names, folder)
+    names = await asyncio.to_thread(knowledge_files, folder)
     memo = await asyncio.to_thread(_State, state, tenant, folder)
     run = _Ingest(folder, writer, tenant, memo)
     if not await asyncio.to_thread(folder.is_dir):
@@ -379,7 +379,7 @@ def _write_whole(path: Path, text: str) -> None:
         raise StoreError(f"{path} cannot be written ({error.strerror}); make room or choose another `home`") from error
 
 
-def _names(folder: Path) -> Sequence[str]:
+def knowledge_files(folder: Path) -> Sequence[str]:
     """The knowledge files of a folder, by their path in it, sorted."""
     found = (path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
     names = (path.relative_to(folder) for path in found)

@@ -51,10 +51,18 @@ def memory_checkpoints() -> InMemorySaver:
 
 
 async def prune(saver: AsyncSqliteSaver, run_ids: Iterable[str]) -> list[str]:
-    """Forget the checkpoints of these runs; the ids of those that had any."""
-    async with saver.conn.execute("SELECT DISTINCT thread_id FROM checkpoints") as rows:
-        held = {row[0] async for row in rows}
-    old = sorted(held.intersection(run_ids))
-    for run_id in old:
-        await saver.adelete_thread(run_id)
+    """Forget the checkpoints of these runs; the ids of those that had any.
+
+    Raises:
+        StoreError: If the file is damaged.
+    """
+    try:
+        async with saver.conn.execute("SELECT DISTINCT thread_id FROM checkpoints") as rows:
+            held = {row[0] async for row in rows}
+        old = sorted(held.intersection(run_ids))
+        for run_id in old:
+            await saver.adelete_thread(run_id)
+    except aiosqlite.Error as error:
+        text = f"checkpoints.db cannot be used ({error}); move the file away to start with an empty one"
+        raise StoreError(text) from error
     return old

@@ -604,6 +604,8 @@ class Mesh:
         run_id: str | None,
         limits: Limits | None,
     ) -> None:
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+            raise InputError(f"the question must be text, not {type(text).__name__}")
         most = (limits or self.limits).max_question_chars
         if not text.strip():
             raise InputError("the question is empty")
