@@ -24,7 +24,13 @@ def main() -> int:
         case _:
             print("usage: python docs/snap.py OUT.svg -- COMMAND...", file=sys.stderr)
             return 2
-    terminal = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
+    terminal = {
+        **os.environ,
+        "FORCE_COLOR": "1",
+        "TTY_INTERACTIVE": "0",
+        "COLUMNS": str(COLUMNS),
+        "TERM": "xterm-256color",
+    }
     done = subprocess.run(command, env=terminal, stdout=subprocess.PIPE, encoding="utf-8", check=False)  # noqa: S603
     if done.returncode == 0:
         Path(target).write_text(_svg(done.stdout), encoding="utf-8")

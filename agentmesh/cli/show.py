@@ -62,9 +62,8 @@ def show_decision(decision: RoutingDecision) -> Group:
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     for heading, side in (("", "left"), ("agent", "left"), ("probability", "left"), ("", "right"), ("why", "left")):
         table.add_column(heading, justify=side, no_wrap=heading == "agent")  # pyright: ignore[reportArgumentType]
-    known = [c for c in decision.candidates if c.chosen or c.score > 0] or list(decision.candidates)
-    chosen = sum(c.chosen for c in known)
-    shown = known[: max(SHOWN_CANDIDATES, chosen + 2)]
+    chosen = sum(c.chosen for c in decision.candidates)
+    shown = decision.candidates[: max(SHOWN_CANDIDATES, chosen + 2)]
     for candidate in shown:
         value = candidate.probability if candidate.probability is not None else candidate.score
         style = "green" if candidate.chosen else "bright_black"
@@ -229,7 +228,7 @@ class RunView:
         self._console.print(what)
 
     def _wait(self, text: str) -> None:
-        if not self._console.is_terminal or self._tokens:
+        if not self._console.is_interactive or self._tokens:
             return
         if self._status is None:
             self._status = self._console.status(Text(text, style="dim"))
