@@ -32,6 +32,7 @@ from agentmesh.routing.base import Router
 from agentmesh.run import Journal, Limits, MemoryJournal, SystemClock
 from agentmesh.runtime.conditions import CONDITIONS
 from agentmesh.runtime.graph import AgentGraph
+from agentmesh.runtime.locks import resuming_alone
 from agentmesh.runtime.mesh import Mesh, Services, close_all
 from agentmesh.runtime.nodes import Parts
 from agentmesh.runtime.threads import THREAD_TABLES, DatabaseThreads, MemoryThreads
@@ -368,6 +369,9 @@ async def _open_all(
         checkpointer=checkpointer,
         journal=_journals(records[1] if records else None),
         runs=_Recorded(records[0], DatabaseJournal(records[1])) if records else None,
+        alone=(lambda run_id: resuming_alone(home / "locks", run_id))
+        if records
+        else (lambda run_id: contextlib.nullcontext()),
         keep_checkpoints=settings.durable,
         prepare=seed.prepare,
         closers=closers,

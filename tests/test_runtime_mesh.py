@@ -170,13 +170,14 @@ async def test_a_spent_budget_ends_in_a_partial_answer_with_its_reason(limits: L
 
 async def test_concurrency_is_bounded_by_the_limit() -> None:
     running, most = 0, 0
+    three = asyncio.Barrier(3)
 
     async def count(call: AgentCall, pack: ContextPack) -> str:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await three.wait()  # with fewer than three at a time nobody would get past this
         running -= 1
         return f"{call.agent} done."
 
@@ -929,3 +930,36 @@ async def test_a_resumed_run_keeps_its_own_limits_and_router(tmp_path: Path) -> 
     assert answer.decision is not None
     assert answer.decision.router == "random"
     assert answer.status is AnswerStatus.ANSWERED
+
+
+async def test_one_run_is_resumed_by_one_mesh_at_a_time(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(call: AgentCall, pack: ContextPack) -> str:
+        await go_on.wait()
+        return f"The word of {call.agent}."
+
+    def mesh() -> Mesh:
+        return build_mesh(
+            [FunctionAgent(CARDS[0], slow)], router=FixedRouter(), embedder=ScriptedEmbedder(), home=tmp_path
+        )
+
+    at_work = Waiting(lambda e: e.type == "agent_started")
+    async with mesh() as first:
+        run = asyncio.ensure_future(first.ask("Anybody?", run_id="r3", sinks=(at_work,)))
+        async with asyncio.timeout(10):
+            await at_work.seen.wait()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    again = Waiting(lambda e: e.type == "agent_started")
+    async with mesh() as second, mesh() as third:
+        resumed = asyncio.ensure_future(second.resume("r3", sinks=(again,)))
+        async with asyncio.timeout(10):
+            await again.seen.wait()
+        with pytest.raises(InputError, match="is being resumed elsewhere"):
+            await third.resume("r3")
+        go_on.set()
+        answer = await resumed
+    assert answer.status is AnswerStatus.ANSWERED
+    assert not list((tmp_path / "locks").iterdir())

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
@@ -97,6 +97,8 @@ class Services:
     """Journal of a run; the flag says that the run is new."""
     runs: Runs | None = None
     """None: nothing is kept, so nothing can be resumed."""
+    alone: Callable[[str], AbstractContextManager[None]] = lambda run_id: nullcontext()
+    """Held while a run is resumed; `InputError` if another process resumes it."""
     keep_checkpoints: bool = False
     """Whether the checkpoints of a finished run stay."""
     prepare: Callable[[str], Awaitable[None]] | None = None
@@ -281,7 +283,7 @@ class Mesh:
         run_id = started.run_id
         if any(isinstance(e, RunFinished) for e in events):
             raise InputError(f"run {run_id!r} has finished; see it with `agentmesh trace show {run_id}`")
-        with self._claim(run_id):
+        with self._claim(run_id), services.alone(run_id):
             if services.prepare is not None:
                 await services.prepare(started.task.tenant)
             compiled, _ = self._compile(graph or (None if started.graph == "default" else started.graph), services)
