@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,30 +276,20 @@ def _mesh(
     given: _Given | None = None,
     progress: Progress | None = None,
 ) -> Mesh:
-    async def open_services() -> Services:
-        return await _open(settings, cards, roles, project, given, progress)
-
     return Mesh(
         cards=cards,
-        open_services=open_services,
+        open_services=partial(_open, partial(_open_all, settings, cards, roles, project, given, progress)),
         limits=settings.limits,
         graphs=graphs,
         keep_prompts=settings.trace.keep_prompts,
     )
 
 
-async def _open(
-    settings: MeshSettings,
-    cards: Sequence[AgentCard],
-    roles: Mapping[str, RolePolicy],
-    project: Project | None,
-    given: _Given | None,
-    progress: Progress | None,
-) -> Services:
+async def _open(open_all: Callable[[list[Callable[[], Awaitable[None]]]], Awaitable[Services]]) -> Services:
     """Open everything a mesh needs; what was opened is closed again if something fails."""
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
-        return await _open_all(settings, cards, roles, project, given, progress, closers)
+        return await open_all(closers)
     except BaseException:
         with contextlib.suppress(Exception):  # what failed first is what is said
             await close_all(closers)
@@ -369,9 +360,7 @@ async def _open_all(
         checkpointer=checkpointer,
         journal=_journals(records[1] if records else None),
         runs=_Recorded(records[0], DatabaseJournal(records[1])) if records else None,
-        alone=(lambda run_id: resuming_alone(home / "locks", run_id))
-        if records
-        else (lambda run_id: contextlib.nullcontext()),
+        alone=partial(resuming_alone, home / "locks"),
         keep_checkpoints=settings.durable,
         prepare=seed.prepare,
         closers=closers,

@@ -4,7 +4,6 @@ A `RunContext` lives in one process and is never part of graph state; everything
 state, the journal and the stores.
 """
 
-import asyncio
 import itertools
 import random
 import secrets
@@ -223,8 +222,6 @@ class RunContext:
     journal: Journal = field(default_factory=MemoryJournal)
     emitter: Emitter | None = None
     meter: Meter | None = None
-    gate: asyncio.Semaphore | None = None
-    """Bounds how many agents of the run work at the same time."""
     deadline: float = float("inf")
     """`clock.monotonic()` at which the present step must be done."""
     keep_prompts: bool = False

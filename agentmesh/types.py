@@ -445,6 +445,20 @@ class AgentCall(Frozen):
         """`{run}/{step}/{agent}/{attempt}`: the same call has the same id after a restart."""
         return f"{self.run_id}/{self.step}/{self.agent}/{self.attempt}"
 
+    def reply(self, status: "ReplyStatus", **said: Any) -> "AgentReply":
+        """The reply to this call: what it takes over from the call, and what is said."""
+        return AgentReply(
+            call_id=self.id,
+            agent=self.agent,
+            status=status,
+            part=self.part,
+            weight=self.weight,
+            order=self.order,
+            stage=self.stage,
+            round=self.round,
+            **said,
+        )
+
 
 class CitedSentence(Frozen):
     """A sentence of a reply with the items that it rests on."""

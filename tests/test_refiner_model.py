@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from agentmesh.agents import Refiner, refiners
-from agentmesh.agents.refiner import ModelRefiner, make_refiner
+from agentmesh.agents.refiner import ModelRefiner
 from agentmesh.errors import ConfigError, ModelUnavailableError, UnknownNameError
 from agentmesh.models.scripted import Reply, ScriptedModel
 from agentmesh.run import Limits, loose_context
@@ -147,7 +147,7 @@ async def test_a_failed_agent_is_named_behind_the_models_answer() -> None:
 
 @pytest.mark.parametrize("name", refiners.names())
 async def test_every_named_refiner_keeps_contributors_and_conflicts(name: str) -> None:
-    refiner = make_refiner(name, ScriptedModel([written("Both.")]), titles=TITLES)
+    refiner = refiners.create(name, model=ScriptedModel([written("Both.")]), titles=TITLES)
     assert isinstance(refiner, Refiner)
     answer = await refiner.refine(TASK, REPLIES, loose_context())
     assert [c.agent for c in answer.contributors] == ["billing", "refunds"]
@@ -156,14 +156,14 @@ async def test_every_named_refiner_keeps_contributors_and_conflicts(name: str) -
 
 
 def test_auto_says_why_it_extracts() -> None:
-    assert make_refiner("auto").name == "extractive (no model is set)"
-    weak = make_refiner("auto", ScriptedModel([], name="embedded", capable=False))
+    assert refiners.create("auto").name == "extractive (no model is set)"
+    weak = refiners.create("auto", model=ScriptedModel([], name="embedded", capable=False))
     assert weak.name == "extractive ('embedded' is declared not capable)"
-    assert make_refiner("auto", ScriptedModel([])).name == "model"
+    assert refiners.create("auto", model=ScriptedModel([])).name == "model"
 
 
 def test_a_model_refiner_without_a_capable_model_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="'embedded' is declared not capable; set refiner = 'auto'"):
-        make_refiner("model", ScriptedModel([], name="embedded", capable=False))
+        refiners.create("model", model=ScriptedModel([], name="embedded", capable=False))
     with pytest.raises(UnknownNameError, match="did you mean 'extractive'"):
-        make_refiner("extractiv")
+        refiners.create("extractiv")

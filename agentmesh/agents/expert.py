@@ -136,15 +136,12 @@ class ExpertAgent:
             beside = best_sentences(pack, work.part) if extracts is None else list(extracts)
             status = ReplyStatus.ANSWERED if beside else ReplyStatus.NO_EVIDENCE
             cited = _items(beside)
-        return AgentReply(
-            call_id=work.call.id,
-            agent=self._card.id,
-            status=status,
+        return work.call.reply(
+            status,
             text=without_marks(words),
             sentences=(*said, *beside),
             cited=cited,
             extractive=not capable,
-            **_place(work.call),
         )
 
     async def _ask(self, request: ChatRequest, work: "_Work") -> ChatReply:
@@ -285,12 +282,7 @@ def failed_reply(call: AgentCall, error: Exception) -> AgentReply:
             status, said = ReplyStatus.FAILED, str(error)
         case _:
             status, said = ReplyStatus.FAILED, f"{type(error).__name__}: {error}"
-    return AgentReply(call_id=call.id, agent=call.agent, status=status, error=said, **_place(call))
-
-
-def _place(call: AgentCall) -> dict[str, Any]:
-    """What a reply takes over from its call."""
-    return {"part": call.part, "weight": call.weight, "order": call.order, "stage": call.stage, "round": call.round}
+    return call.reply(status, error=said)
 
 
 def _checked(text: str, schema: dict[str, Any], where: str) -> tuple[Any, str | None]:

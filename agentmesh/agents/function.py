@@ -77,16 +77,9 @@ class FunctionAgent:
                 f"the function of {self._card.id!r} returned {type(said).__name__}; return a text or an AgentReply"
             )
         sentences = cited_sentences(said, pack)
-        return AgentReply(
-            call_id=call.id,
-            agent=call.agent,
-            status=ReplyStatus.ANSWERED if said.strip() else ReplyStatus.NO_EVIDENCE,
+        return call.reply(
+            ReplyStatus.ANSWERED if said.strip() else ReplyStatus.NO_EVIDENCE,
             text=without_marks(said),
             sentences=tuple(sentences),
             cited=tuple(dict.fromkeys(item for s in sentences for item in s.items)),
-            part=call.part,
-            weight=call.weight,
-            order=call.order,
-            stage=call.stage,
-            round=call.round,
         )

@@ -35,7 +35,7 @@ from agentmesh.text import fold, sentences
 from agentmesh.tokens import counter_for
 from agentmesh.types import AgentReply, Answer, CitedSentence, Conflict, PackItem, Side, Task
 
-__all__ = ["ModelRefiner", "auto_refiner", "extractive_refiner", "make_refiner", "model_refiner"]
+__all__ = ["ModelRefiner", "auto_refiner", "extractive_refiner", "model_refiner"]
 
 OUTPUT_TOKENS = 700
 """Tokens that the answer and its conflicts may take."""
@@ -213,17 +213,6 @@ class ModelRefiner:
             refiner=f"model ({self._model.info.name})",
             replies=tuple(replies),
         )
-
-
-def make_refiner(kind: str, model: ChatModel | None = None, *, titles: Mapping[str, str] | None = None) -> Refiner:
-    """The refiner of this name: `auto`, `model`, `extractive`, or "module:attribute" that takes `model` and `titles`.
-
-    Raises:
-        ConfigError: If no such refiner is known, or `model` is asked for and the model is not capable.
-    """
-    from agentmesh.agents import refiners
-
-    return refiners.create(kind, model=model, titles=titles)
 
 
 def auto_refiner(*, model: ChatModel | None = None, titles: Mapping[str, str] | None = None) -> Refiner:

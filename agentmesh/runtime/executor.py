@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from agentmesh.run import Journal
 from agentmesh.types import AgentCall, AgentReply, ReplyStatus
 
-__all__ = ["GRACE_S", "LocalExecutor", "failed_reply"]
+__all__ = ["GRACE_S", "LocalExecutor"]
 
 GRACE_S = 1.0
 """Seconds that an executor waits beyond an agent's own deadline, so that the agent itself says what it has."""
@@ -37,29 +37,14 @@ class LocalExecutor:
             left = self._seconds_left()  # waiting for its turn took some of the run's time
             if left <= 0:
                 text = "the time of the run was over before its turn; raise `limits.max_seconds`"
-                return failed_reply(call, ReplyStatus.OVER_LIMIT, text)
+                return call.reply(ReplyStatus.OVER_LIMIT, error=text)
             within = min(deadline, left + GRACE_S)
             try:
                 async with asyncio.timeout(within):
                     reply = await self._run(call)
             except TimeoutError:
                 text = f"it did not answer within {within:.1f} s; raise `limits.timeout_s` of its card"
-                reply = failed_reply(call, ReplyStatus.TIMED_OUT, text)
+                reply = call.reply(ReplyStatus.TIMED_OUT, error=text)
         if reply.ok:
             await self._journal.finish(id, "agent", reply.model_dump(mode="json"))
         return reply
-
-
-def failed_reply(call: AgentCall, status: ReplyStatus, error: str) -> AgentReply:
-    """A reply that says why there is none."""
-    return AgentReply(
-        call_id=call.id,
-        agent=call.agent,
-        status=status,
-        part=call.part,
-        weight=call.weight,
-        order=call.order,
-        stage=call.stage,
-        round=call.round,
-        error=error,
-    )

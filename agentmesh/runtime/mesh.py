@@ -333,11 +333,12 @@ class Mesh:
         self.close()
 
     async def flush(self) -> float:
-        """Write memory that is only in the working set to disk; milliseconds that took."""
+        """Write memory that is only in the working set to disk; milliseconds that the last batch write took."""
         services = await self._open()
+        await self.settle()
         started = time.perf_counter()
-        await services.store.flush()
-        self.last_flush_ms = (time.perf_counter() - started) * 1000
+        if await services.store.flush() or self.last_flush_ms is None:
+            self.last_flush_ms = (time.perf_counter() - started) * 1000
         return self.last_flush_ms
 
     async def settle(self) -> None:
@@ -435,7 +436,6 @@ class Mesh:
             journal=journal,
             emitter=Emitter(run_id, (services.sink, *sinks), self.clock, first=first),
             meter=Meter(limits, started=self.clock.monotonic() - worked_s, clock=self.clock, spent=spent),
-            gate=gate,
             keep_prompts=self._keep_prompts,
             stream=stream,
         )

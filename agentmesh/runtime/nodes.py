@@ -15,7 +15,7 @@ from agentmesh.errors import ConfigError, MeshError, RoutingError, UnknownNameEr
 from agentmesh.memory.writer import Draft, MemoryWriter, drafts_from_reply
 from agentmesh.routing.base import Router
 from agentmesh.run import Executor, RunContext
-from agentmesh.runtime.executor import GRACE_S, failed_reply
+from agentmesh.runtime.executor import GRACE_S
 from agentmesh.trace.events import (
     AgentReplied,
     AgentStarted,
@@ -146,7 +146,7 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
     replayed = False
     withheld = _withheld(call, card, scope.parts)
     if card is None or withheld is not None:
-        reply = withheld or failed_reply(call, ReplyStatus.FAILED, f"no agent is called {call.agent!r}")
+        reply = withheld or call.reply(ReplyStatus.FAILED, error=f"no agent is called {call.agent!r}")
     else:
         held = await scope.ctx.journal.lookup(call.id)
         replayed = held is not None and held.finished
@@ -163,13 +163,13 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
 def _withheld(call: AgentCall, card: AgentCard | None, parts: Parts) -> AgentReply | None:
     """The reply of an agent that may not be called; None: it may."""
     if card is None:
-        return failed_reply(call, ReplyStatus.FAILED, str(UnknownNameError("agent", call.agent, [*parts.cards])))
+        return call.reply(ReplyStatus.FAILED, error=str(UnknownNameError("agent", call.agent, [*parts.cards])))
     if card.shadow:
         text = f"{card.id!r} is a shadow, which is never called; take `shadow` out of its card"
-        return failed_reply(call, ReplyStatus.FAILED, text)
+        return call.reply(ReplyStatus.FAILED, error=text)
     if card.approval is Approval.ALWAYS:
         text = f"{card.id!r} acts only after a person said yes, and nobody can be asked yet; set `approval: never`"
-        reply = failed_reply(call, ReplyStatus.NEEDS_APPROVAL, text)
+        reply = call.reply(ReplyStatus.NEEDS_APPROVAL, error=text)
         return reply.model_copy(update={"pending": {"agent": card.id, "part": call.part or call.task.text}})
     return None
 
@@ -196,11 +196,11 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
         reply = said
     except MeshError as error:
         ctx.emit(StepFailed(agent=call.agent, error=str(error), kind=type(error).__name__))
-        reply = failed_reply(call, ReplyStatus.FAILED, str(error))
+        reply = call.reply(ReplyStatus.FAILED, error=str(error))
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         ctx.emit(StepFailed(agent=call.agent, error=text, kind=type(error).__name__))
-        reply = failed_reply(call, ReplyStatus.FAILED, text)
+        reply = call.reply(ReplyStatus.FAILED, error=text)
     mine = call.model_dump(
         include={"agent", "part", "weight", "order", "stage", "round"}
     )  # whatever the agent filled in
