@@ -20,6 +20,7 @@ __all__ = [
     "Candidate",
     "Chosen",
     "CitedSentence",
+    "Clarification",
     "Conflict",
     "ContextPack",
     "ContextRequest",
@@ -32,6 +33,8 @@ __all__ = [
     "Mode",
     "Outcome",
     "PackItem",
+    "Question",
+    "QuestionKind",
     "ReplyStatus",
     "RolePolicy",
     "RouteRequest",
@@ -70,6 +73,15 @@ class Message(Frozen):
     text: str
 
 
+class Clarification(Frozen):
+    """A question back to the user, and what was answered."""
+
+    question: str
+    options: tuple[str, ...] = ()
+    """Ids of the agents that the router was torn between, best first."""
+    answer: str
+
+
 class Task(Frozen):
     """What somebody wants, and on whose behalf."""
 
@@ -81,6 +93,13 @@ class Task(Frozen):
     user: str | None = None
     thread: str | None = None
     """The conversation, if it is one."""
+    clarifications: tuple[Clarification, ...] = ()
+    """What the user was asked back about this task and answered, oldest first."""
+
+    @property
+    def full_text(self) -> str:
+        """The text with what the user added when asked back, a line each."""
+        return "\n".join((self.text, *(c.answer for c in self.clarifications)))
 
 
 class Usage(Frozen):
@@ -335,6 +354,8 @@ class ContextRequest(Frozen):
     """Name of the agent's model: its tokens are counted."""
     budget_tokens: int | None = None
     """Overrides the role's budget."""
+    known: tuple[str, ...] = ()
+    """Sentences that earlier stages and rounds of the run found, oldest first: what they name can be looked up next."""
 
 
 # --- routing ----------------------------------------------------------------------------------------------------------
@@ -353,6 +374,8 @@ class RouteRequest(Frozen):
     round: int = 1
     tried: tuple[str, ...] = ()
     """Agents that already worked on this task in earlier rounds."""
+    known: tuple[str, ...] = ()
+    """Sentences that earlier stages and rounds of the run found, oldest first."""
 
 
 class Mode(StrEnum):
@@ -410,6 +433,8 @@ class RoutingDecision(Frozen):
     """Calibrated probability that the decision is right."""
     question: str | None = None
     """What to ask the user, in the mode `clarify`."""
+    options: tuple[str, ...] = ()
+    """Ids of the agents that it is torn between, best first, in the mode `clarify`."""
     router: str
     latency_ms: float = 0.0
     usage: Usage = Usage()
@@ -439,6 +464,12 @@ class AgentCall(Frozen):
     weight: float = 1.0
     order: int = 0
     """Position in the routing order."""
+    known: tuple[str, ...] = ()
+    """Sentences that earlier stages and rounds of the run found, oldest first."""
+    seen: tuple[str, ...] = ()
+    """`input_key` of what this agent was given in earlier rounds of the run."""
+    approved: dict[str, bool] = Field(default_factory=dict[str, bool])
+    """What a person said to what this call asked, by the `id` in its reply's `pending`."""
 
     @property
     def id(self) -> str:
@@ -483,6 +514,10 @@ class ReplyStatus(StrEnum):
     TIMED_OUT = "timed_out"
     OVER_LIMIT = "over_limit"
     NEEDS_APPROVAL = "needs_approval"
+    REFUSED = "refused"
+    """A person said no."""
+    REPEATED = "repeated"
+    """It would have read what it read in an earlier round, so it was not called again."""
     CANCELLED = "cancelled"
 
 
@@ -515,7 +550,10 @@ class AgentReply(Frozen):
     error: str | None = None
     """One sentence: what went wrong and what to do."""
     pending: dict[str, Any] | None = None
-    """What waits for a person, with `needs_approval`."""
+    """What waits for a person, with `needs_approval`: `id` (unique within the call), `text` (the question to ask) and
+    whatever helps to decide, e.g. `tool` and `arguments`. JSON values."""
+    input_key: str = ""
+    """Digest of what the agent was given: its part and its pack."""
 
     @property
     def ok(self) -> bool:
@@ -556,13 +594,45 @@ class Contributor(Frozen):
     """What went wrong, where something did."""
 
 
+class QuestionKind(StrEnum):
+    """Why a run asks a person."""
+
+    CLARIFY = "clarify"
+    """A router is torn between agents."""
+    APPROVAL = "approval"
+    """An agent may act only after a yes."""
+    GUARDRAIL = "guardrail"
+    """A check leaves it to a person whether a text passes."""
+
+
+class Question(Frozen):
+    """What a run asks a person before it goes on."""
+
+    id: str
+    """Unique in the run, the same after a restart."""
+    kind: QuestionKind
+    text: str
+    options: tuple[str, ...] = ()
+    """What may be answered: `yes` and `no`, or the agents in question by id (any other text is taken too)."""
+    stage: str = ""
+    agent: str | None = None
+    """Who wants to act."""
+    about: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """What helps to decide: a tool with its arguments, the text in question. JSON values."""
+
+
 class AnswerStatus(StrEnum):
-    """How a run ended."""
+    """How a run ended, or what it waits for."""
 
     ANSWERED = "answered"
     PARTIAL = "partial"
     """A limit stopped the run, or some agents failed; what was found stands."""
     CLARIFY = "clarify"
+    """A question back to the user; while `waiting` names it, the run goes on once it is answered."""
+    NEEDS_APPROVAL = "needs_approval"
+    """A person must say yes or no before the run goes on."""
+    BLOCKED = "blocked"
+    """A guardrail let the question or the answer not pass."""
     OUT_OF_SCOPE = "out_of_scope"
     NO_ANSWER = "no_answer"
     """The agents ran and found nothing that answers."""
@@ -593,6 +663,8 @@ class Answer(Frozen):
     """Which refiner ran, and why that one."""
     question: str | None = None
     """What the mesh asks back, with the status `clarify`."""
+    waiting: tuple[Question, ...] = ()
+    """What the run waits for; `mesh.resume(run_id, answer)` goes on with it. Empty: the run is over."""
     stop: StopReason | None = None
     decision: RoutingDecision | None = None
     """The last routing decision."""

@@ -9,6 +9,7 @@ from agentmesh.types import (
     Answer,
     ContextPack,
     Frozen,
+    Question,
     RoutingDecision,
     StopReason,
     Task,
@@ -21,19 +22,25 @@ __all__ = [
     "AnswerRefined",
     "ContextSelected",
     "Event",
+    "GuardrailTripped",
     "LimitReached",
+    "LoopDetected",
     "MemoryFlushed",
     "MemoryWritten",
     "ModelCalled",
+    "PersonAnswered",
+    "PersonAsked",
     "RouteDecided",
     "RunCancelled",
     "RunFailed",
     "RunFinished",
     "RunResumed",
     "RunStarted",
+    "RunWaiting",
     "StageEntered",
     "StepFailed",
     "TokensStreamed",
+    "ToolCalled",
     "event_adapter",
 ]
 
@@ -120,6 +127,62 @@ class ModelCalled(_Event):
     reply: str = ""
 
 
+class ToolCalled(_Event):
+    type: Literal["tool_called"] = "tool_called"
+    call_id: str
+    agent: str
+    tool: str
+    """`server.tool`."""
+    arguments: dict[str, Any]
+    """JSON values."""
+    latency_ms: float
+    result_chars: int = 0
+    """Characters of the result as the agent reads it."""
+    error: str | None = None
+    """Why it gave no result; None: it gave one."""
+    replayed: bool = False
+    """The journal held the result; the tool was not called again."""
+
+
+class PersonAsked(_Event):
+    """The run waits for a person, who is asked this."""
+
+    type: Literal["person_asked"] = "person_asked"
+    question: Question
+
+
+class PersonAnswered(_Event):
+    type: Literal["person_answered"] = "person_answered"
+    question_id: str
+    answer: str
+    """What was said; `yes` or `no` to an approval."""
+
+
+class GuardrailTripped(_Event):
+    """A check found something in a text."""
+
+    type: Literal["guardrail_tripped"] = "guardrail_tripped"
+    guardrail: str
+    where: str
+    """`input`, `output` or `memory`."""
+    action: str
+    """`block`, `redact`, `flag` or `ask`."""
+    reason: str
+    """What was found, without the text itself."""
+    found: int = 1
+    """In how many places."""
+    agent: str = ""
+    """Who wrote the text, if an agent did."""
+
+
+class LoopDetected(_Event):
+    """An agent would have been given what it was given before; it was not called again."""
+
+    type: Literal["loop_detected"] = "loop_detected"
+    agent: str
+    reason: str
+
+
 class StepFailed(_Event):
     """Something failed and the run goes on: an attempt, a step, a write."""
 
@@ -181,9 +244,18 @@ class RunFailed(_Event):
     kind: str
 
 
+class RunWaiting(_Event):
+    """The run has stopped until a person answers; `answer.waiting` says what is asked."""
+
+    type: Literal["run_waiting"] = "run_waiting"
+    answer: Answer
+
+
 class RunCancelled(_Event):
     type: Literal["run_cancelled"] = "run_cancelled"
     reason: str
+    final: bool = False
+    """Whether it was given up for good, so that it cannot be resumed."""
 
 
 Event = Annotated[
@@ -195,6 +267,11 @@ Event = Annotated[
     | AgentStarted
     | TokensStreamed
     | ModelCalled
+    | ToolCalled
+    | PersonAsked
+    | PersonAnswered
+    | GuardrailTripped
+    | LoopDetected
     | StepFailed
     | AgentReplied
     | LimitReached
@@ -202,6 +279,7 @@ Event = Annotated[
     | MemoryWritten
     | MemoryFlushed
     | RunFinished
+    | RunWaiting
     | RunFailed
     | RunCancelled,
     Field(discriminator="type"),
