@@ -26,6 +26,8 @@ from agentmesh.types import (
     Contributor,
     Message,
     Mode,
+    Question,
+    QuestionKind,
     ReplyStatus,
     RoutingDecision,
     Side,
@@ -72,6 +74,11 @@ STATE: dict[str, Any] = {
     "decisions": {"route.r1": DECISION},
     "replies": {"r/s/a/1": REPLY},
     "visits": {"route": 1},
+    "said": {"route.r1/clarify": "the VPN", "route.r1/a/1/call": True},
+    "checked": True,
+    "held": {
+        "route.r1/clarify": Question(id="route.r1/clarify", kind=QuestionKind.CLARIFY, text="Which?", options=("a",))
+    },
     "answer": ANSWER,
     "call": CALL,
 }

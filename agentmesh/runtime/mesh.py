@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self, TypeVar, cast
 
 import aiosqlite
 from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command
 
 from agentmesh import __version__
 from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
@@ -29,6 +30,8 @@ from agentmesh.runtime.conditions import CONDITIONS, Condition
 from agentmesh.runtime.executor import LocalExecutor
 from agentmesh.runtime.graph import AgentGraph
 from agentmesh.runtime.nodes import Parts, RunScope, answer_without_agents, drafts_of, remember, run_call
+from agentmesh.runtime.people import answers_to, clarified, questions_in, waiting_answer
+from agentmesh.runtime.recent import RecentRuns
 from agentmesh.runtime.state import RunState, view_of
 from agentmesh.runtime.threads import Threads
 from agentmesh.runtime.wiring import state_graph
@@ -37,11 +40,14 @@ from agentmesh.trace.events import (
     Event,
     MemoryFlushed,
     ModelCalled,
+    PersonAnswered,
+    PersonAsked,
     RunCancelled,
     RunFailed,
     RunFinished,
     RunResumed,
     RunStarted,
+    RunWaiting,
     StepFailed,
 )
 from agentmesh.trace.sinks import QueueSink
@@ -51,7 +57,9 @@ from agentmesh.types import (
     AgentReply,
     Answer,
     AnswerStatus,
+    Approval,
     Message,
+    Question,
     StopReason,
     Task,
     Usage,
@@ -95,8 +103,8 @@ class Services:
     checkpointer: Any
     journal: Callable[[str, bool], Awaitable[Journal]]
     """Journal of a run; the flag says that the run is new."""
-    runs: Runs | None = None
-    """None: nothing is kept, so nothing can be resumed."""
+    runs: Runs = field(default_factory=RecentRuns)
+    """The runs that may be resumed; where it takes events, it is given every run's."""
     alone: Callable[[str], AbstractContextManager[None]] = lambda run_id: nullcontext()
     """Held while a run is resumed; `InputError` if another process resumes it."""
     keep_checkpoints: bool = False
@@ -151,6 +159,11 @@ class Mesh:
         """Ids of the agents."""
         return tuple(self.cards)
 
+    @property
+    def asking(self) -> frozenset[str]:
+        """Ids of the agents that may need a person's yes."""
+        return frozenset(card.id for card in self.cards.values() if card.approval is not Approval.NEVER)
+
     # --- asking -------------------------------------------------------------------------------------------------------
 
     async def ask(
@@ -185,7 +198,8 @@ class Mesh:
 
         Returns:
             The answer; its status says whether it is whole, partial, a question back, or out of scope. A failure
-            inside the run is a status, too.
+            inside the run is a status, too. With `waiting`, the run has stopped until a person answers: go on with
+            `resume(answer.run_id, "...")`, in any process that has this mesh's folder.
 
         Raises:
             InputError: If the question, the tenant, the thread or the run id cannot be taken. Nothing was run.
@@ -225,7 +239,8 @@ class Mesh:
             return await self._drive(compiled, {"run_id": run_id, "task": task}, scope, task, services)
 
     async def stream(self, text: str, **options: Any) -> AsyncIterator[Event]:
-        """Ask the mesh and get the run's events as they come; the last one is `run_finished` with the answer.
+        """Ask the mesh and get the run's events as they come; the last one is `run_finished` with the answer, or
+        `run_waiting` if a person must answer first.
 
         Takes what `ask` takes. Leaving the iterator early cancels the run; one that failed raises as `ask` does.
         """
@@ -255,27 +270,92 @@ class Mesh:
     async def resume(
         self,
         run_id: str,
+        answer: str | bool | Mapping[str, str | bool] | None = None,
         *,
         graph: AgentGraph | GraphSpec | str | None = None,
         limits: Limits | None = None,
         sinks: Sequence[TraceSink] = (),
+        stream: bool = False,
     ) -> Answer:
-        """Go on with a run that was killed or cancelled; calls that had finished are not repeated.
+        """Go on with a run that waits for a person, or that was killed or cancelled; finished calls are not repeated.
 
         Args:
             run_id: The run.
+            answer: What a person says to the first question of `Answer.waiting`, or a mapping from question ids to
+                answers. Approvals take a bool, or words such as `yes` and `no`. None: the run waits for nobody.
             graph: The graph it ran on, if that is neither the default one nor one of `graphs`.
             limits: Budgets, None: those it was started with; what the run used before counts.
             sinks: Further takers of the run's events.
+            stream: Whether models stream, so that `tokens_streamed` events come.
 
         Raises:
-            InputError: If the run is not known, has finished, or is at work in this process.
+            InputError: If the run is not known, is over, or is at work in this process; if it waits and `answer` is
+                missing or makes no sense (it goes on waiting); if it waits for nobody and there is an answer.
         """
         services = await self._open()
-        if services.runs is None:
-            raise InputError(
-                "nothing can be resumed: this mesh keeps no state; set `durable = true` and give it a folder"
-            )
+        events, started = await self._history(services, run_id)
+        run_id = started.run_id
+        with self._claim(run_id), services.alone(run_id):
+            if services.prepare is not None:
+                await services.prepare(started.task.tenant)
+            compiled, _ = self._compile(graph or (None if started.graph == "default" else started.graph), services)
+            snapshot = await compiled.aget_state(_config(run_id))
+            state = cast("RunState", snapshot.values)
+            waiting = questions_in([i for task in snapshot.tasks for i in task.interrupts])
+            said = _said(run_id, waiting, answer)
+            spent = total_usage(e.usage for e in events if isinstance(e, ModelCalled) and not e.replayed)
+            journal = await services.journal(run_id, False)
+            first = max(e.seq for e in events) + 1
+            if limits is None and started.limits is not None:
+                limits = Limits.model_validate(started.limits)
+            scope = self._scope(
+                services, started.task, run_id, journal, limits=limits, router=started.router, sinks=sinks,
+                stream=stream, spent=spent, worked_s=_worked_s(events), first=first,
+            )  # fmt: skip
+            scope.ctx.emit(RunResumed(finished_calls=await services.runs.finished_calls(run_id)))
+            for id_, word in said.items():
+                shown = word if isinstance(word, str) else "yes" if word else "no"
+                scope.ctx.emit(PersonAnswered(question_id=id_, answer=shown))
+            if said:
+                entry: Any = Command(resume=_by_interrupt(waiting, said))
+            elif not state:
+                entry = {"run_id": run_id, "task": started.task}
+            else:
+                entry = None if snapshot.next else state
+            for reply in state.get("replies", {}).values():
+                await self._recall(reply, scope)
+            ended = bool(state) and not snapshot.next
+            return await self._drive(compiled, entry, scope, started.task, services, ended=ended)
+
+    async def cancel(self, run_id: str, *, reason: str = "given up") -> None:
+        """Give up a run for good that waits for a person, or that was killed: it cannot be resumed any more.
+
+        Raises:
+            InputError: If the run is not known, is over, or is at work in this process: cancel the task
+                that awaits it.
+        """
+        services = await self._open()
+        events, started = await self._history(services, run_id)
+        with self._claim(started.run_id), services.alone(started.run_id):
+            sinks = (services.sink, *_taker(services.runs))
+            emitter = Emitter(started.run_id, sinks, self.clock, first=max(e.seq for e in events) + 1)
+            await services.checkpointer.adelete_thread(started.run_id)
+            emitter.emit(RunCancelled(reason=reason, final=True))
+
+    async def waiting(self, run_id: str) -> tuple[Question, ...]:
+        """What a run waits for; empty if it waits for nobody.
+
+        Raises:
+            InputError: If the run is not known.
+        """
+        services = await self._open()
+        events = await services.runs.history(run_id)
+        last = next((e for e in reversed(events) if isinstance(e, RunWaiting | RunResumed | RunFinished)), None)
+        cancelled = any(isinstance(e, RunCancelled) and e.final for e in events)
+        return last.answer.waiting if isinstance(last, RunWaiting) and not cancelled else ()
+
+    async def _history(self, services: Services, run_id: str) -> tuple[Sequence[Event], RunStarted]:
+        """The events of a run that can go on, and its first."""
         events = await services.runs.history(run_id)
         started = next((e for e in events if isinstance(e, RunStarted)), None)
         if started is None:
@@ -283,30 +363,9 @@ class Mesh:
         run_id = started.run_id
         if any(isinstance(e, RunFinished) for e in events):
             raise InputError(f"run {run_id!r} has finished; see it with `agentmesh trace show {run_id}`")
-        with self._claim(run_id), services.alone(run_id):
-            if services.prepare is not None:
-                await services.prepare(started.task.tenant)
-            compiled, _ = self._compile(graph or (None if started.graph == "default" else started.graph), services)
-            spent = total_usage(e.usage for e in events if isinstance(e, ModelCalled) and not e.replayed)
-            journal = await services.journal(run_id, False)
-            first = max(e.seq for e in events) + 1
-            if limits is None and started.limits is not None:
-                limits = Limits.model_validate(started.limits)
-            scope = self._scope(
-                services, started.task, run_id, journal, limits=limits, router=started.router, sinks=sinks, spent=spent,
-                worked_s=_worked_s(events), first=first,
-            )  # fmt: skip
-            snapshot = await compiled.aget_state(_config(run_id))
-            state = cast("RunState", snapshot.values)
-            scope.ctx.emit(RunResumed(finished_calls=await services.runs.finished_calls(run_id)))
-            if not state:
-                entry: Any = {"run_id": run_id, "task": started.task}
-            else:
-                entry = None if snapshot.next else state
-                for reply in state.get("replies", {}).values():
-                    await self._recall(reply, scope)
-            ended = bool(state) and not snapshot.next
-            return await self._drive(compiled, entry, scope, started.task, services, ended=ended)
+        if given_up := next((e for e in events if isinstance(e, RunCancelled) and e.final), None):
+            raise InputError(f"run {run_id!r} was cancelled for good ({given_up.reason}); ask again")
+        return events, started
 
     # --- the life of a mesh -------------------------------------------------------------------------------------------
 
@@ -434,7 +493,7 @@ class Mesh:
             clock=self.clock,
             rng=random.Random(run_id),
             journal=journal,
-            emitter=Emitter(run_id, (services.sink, *sinks), self.clock, first=first),
+            emitter=Emitter(run_id, (services.sink, *sinks, *_taker(services.runs)), self.clock, first=first),
             meter=Meter(limits, started=self.clock.monotonic() - worked_s, clock=self.clock, spent=spent),
             keep_prompts=self._keep_prompts,
             stream=stream,
@@ -459,17 +518,22 @@ class Mesh:
     async def _drive(
         self, compiled: Any, entry: Any, scope: RunScope, task: Task, services: Services, *, ended: bool = False
     ) -> Answer:
-        """Run the graph to its end and make the answer whole."""
+        """Run the graph to its end, or to where it waits for a person, and make the answer whole."""
         ctx = scope.ctx
+        waits = False
         try:
             if self._services is not services:
                 raise StoreError(_closed_text(ctx.run_id))
             state = entry if ended else await self._work(compiled, entry, scope)
             answer = _whole(cast("RunState", state), ctx)
+            asked = questions_in(state.get("__interrupt__", ()))
+            if asked:
+                waits = True
+                return await self._wait(answer, asked, task, cast("RunState", state), scope, services)
             if task.thread is None:
                 await self._forget_working_memory(task, answer, scope, services)
             else:
-                await self._keep_turn(task, answer, scope, services)
+                await self._keep_turn(_told(task, cast("RunState", state)), answer, scope, services)
             ctx.emit(RunFinished(answer=answer))
         except asyncio.CancelledError:
             ctx.emit(RunCancelled(reason="cancelled by the caller"))
@@ -485,9 +549,30 @@ class Mesh:
             ctx.emit(RunFailed(error=f"{type(error).__name__}: {error}", kind=type(error).__name__))
             raise
         finally:
-            if not services.keep_checkpoints:
+            if not services.keep_checkpoints and not waits:
                 await services.checkpointer.adelete_thread(ctx.run_id)
         self._flush_soon(ctx, services)
+        return answer
+
+    async def _wait(
+        self,
+        answer: Answer,
+        asked: Mapping[str, Sequence[Question]],
+        task: Task,
+        state: RunState,
+        scope: RunScope,
+        services: Services,
+    ) -> Answer:
+        """The answer of a run that stops to ask; what it asks back stands in the conversation already."""
+        questions = [question for group in asked.values() for question in group]
+        answer = waiting_answer(answer, questions)
+        if task.thread is not None and answer.status is AnswerStatus.CLARIFY:
+            turns = _turns(_told(task, state), answer)
+            await services.threads.add(task.tenant, task.thread, scope.ctx.run_id, turns)
+        for question in questions:
+            scope.ctx.emit(PersonAsked(question=question))
+        scope.ctx.emit(RunWaiting(answer=answer))
+        self._flush_soon(scope.ctx, services)
         return answer
 
     async def _work(self, compiled: Any, entry: Any, scope: RunScope) -> Any:
@@ -525,8 +610,7 @@ class Mesh:
         """
         if answer.status is AnswerStatus.FAILED or task.thread is None:
             return
-        turns = (Message(role="user", text=task.text), Message(role="assistant", text=answer.text))
-        await services.threads.add(task.tenant, task.thread, scope.ctx.run_id, turns)
+        await services.threads.add(task.tenant, task.thread, scope.ctx.run_id, _turns(task, answer))
         private = any(
             r.ok and self.cards[r.agent].visibility == "private" for r in answer.replies if r.agent in self.cards
         )
@@ -589,7 +673,7 @@ class Mesh:
         spec.check(self.agents, conditions)
         for router in spec.routers():
             services.parts.router(router)
-        compiled = state_graph(spec, conditions, self.scope_of).compile(
+        compiled = state_graph(spec, conditions, self.scope_of, asking=self.asking).compile(
             checkpointer=services.checkpointer, name=spec.name
         )
         if not isinstance(graph, AgentGraph):  # a builder may still grow
@@ -648,6 +732,49 @@ def _config(run_id: str) -> RunnableConfig:
 
 def _closed_text(run_id: str) -> str:
     return f"the mesh was closed while run {run_id!r} was at work; open it again and resume the run"
+
+
+def _taker(runs: Runs) -> tuple[TraceSink, ...]:
+    """The keeper of runs as a sink, if it wants their events."""
+    return (runs,) if isinstance(runs, RecentRuns) else ()
+
+
+def _said(
+    run_id: str, waiting: Mapping[str, Sequence[Question]], answer: str | bool | Mapping[str, str | bool] | None
+) -> dict[str, str | bool]:
+    """What the answer means for the questions that wait; `InputError` if one of the two is missing."""
+    questions = [question for group in waiting.values() for question in group]
+    if not questions:
+        if answer is not None:
+            raise InputError(f"run {run_id!r} waits for no answer; resume it without one")
+        return {}
+    if answer is None:
+        raise InputError(
+            f"run {run_id!r} waits for an answer: {questions[0].text} (answer with "
+            f"`agentmesh resume {run_id} --answer TEXT` or `mesh.resume(run_id, answer)`)"
+        )
+    return answers_to(questions, answer)
+
+
+def _by_interrupt(
+    waiting: Mapping[str, Sequence[Question]], said: Mapping[str, str | bool]
+) -> dict[str, dict[str, str | bool]]:
+    """The answers under the interrupts of LangGraph that wait for them."""
+    by_id = {id_: {q.id: said[q.id] for q in group if q.id in said} for id_, group in waiting.items()}
+    return {id_: answers for id_, answers in by_id.items() if answers}
+
+
+def _told(task: Task, state: RunState) -> Task:
+    """The task with what the user answered in between."""
+    return clarified(task, state.get("held", {}), state.get("said", {}))
+
+
+def _turns(task: Task, answer: Answer) -> tuple[Message, ...]:
+    """A run as turns of its conversation."""
+    turns = [Message(role="user", text=task.text)]
+    for asked in task.clarifications:
+        turns += [Message(role="assistant", text=asked.question), Message(role="user", text=asked.answer)]
+    return (*turns, Message(role="assistant", text=answer.text))
 
 
 def _worked_s(events: Sequence[Event]) -> float:

@@ -5,6 +5,7 @@ broken agent, router or store never takes the run down. Only cancellation passes
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -16,12 +17,14 @@ from agentmesh.memory.writer import Draft, MemoryWriter, drafts_from_reply
 from agentmesh.routing.base import Router
 from agentmesh.run import Executor, RunContext
 from agentmesh.runtime.executor import GRACE_S
+from agentmesh.runtime.people import WHOLE_CALL
 from agentmesh.trace.events import (
     AgentReplied,
     AgentStarted,
     AnswerRefined,
     ContextSelected,
     LimitReached,
+    LoopDetected,
     MemoryWritten,
     RouteDecided,
     StepFailed,
@@ -144,14 +147,14 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
     """
     card = scope.parts.cards.get(call.agent)
     replayed = False
-    withheld = _withheld(call, card, scope.parts)
-    if card is None or withheld is not None:
-        reply = withheld or call.reply(ReplyStatus.FAILED, error=f"no agent is called {call.agent!r}")
-    else:
+    reply = _withheld(call, card, scope.parts)
+    if card is not None and reply is None:
         held = await scope.ctx.journal.lookup(call.id)
         replayed = held is not None and held.finished
         deadline = min(card.limits.timeout_s, scope.ctx.seconds_left()) + GRACE_S
-        reply = await scope.executor.submit(call, call.id, deadline)
+        reply = _asked_once(await scope.executor.submit(call, call.id, deadline), call, card)
+    if reply is None:
+        reply = call.reply(ReplyStatus.FAILED, error=f"no agent is called {call.agent!r}")
     ctx = scope.ctx.at(step=call.step, agent=call.agent, attempt=call.attempt)
     if read_later and card is not None:
         await remember(drafts_of(reply, call.task, card, call.run_id), scope.parts.writer, ctx)
@@ -167,11 +170,28 @@ def _withheld(call: AgentCall, card: AgentCard | None, parts: Parts) -> AgentRep
     if card.shadow:
         text = f"{card.id!r} is a shadow, which is never called; take `shadow` out of its card"
         return call.reply(ReplyStatus.FAILED, error=text)
-    if card.approval is Approval.ALWAYS:
-        text = f"{card.id!r} acts only after a person said yes, and nobody can be asked yet; set `approval: never`"
-        reply = call.reply(ReplyStatus.NEEDS_APPROVAL, error=text)
-        return reply.model_copy(update={"pending": {"agent": card.id, "part": call.part or call.task.text}})
+    allowed = call.approved.get(WHOLE_CALL)
+    if allowed is False:
+        return call.reply(ReplyStatus.REFUSED, error=f"a person did not allow {card.title} to act")
+    if card.approval is Approval.ALWAYS and allowed is None:
+        part = call.part or call.task.full_text
+        pending = {"id": WHOLE_CALL, "text": f"May {card.title} work on this: {part}", "part": part}
+        return call.reply(ReplyStatus.NEEDS_APPROVAL, error=f"{card.id!r} acts only after a yes", pending=pending)
     return None
+
+
+def _asked_once(reply: AgentReply, call: AgentCall, card: AgentCard) -> AgentReply:
+    """The reply, as a failure if it waits for a person whom nobody will ask."""
+    if reply.status is not ReplyStatus.NEEDS_APPROVAL:
+        return reply
+    if card.approval is Approval.NEVER:
+        text = f"{card.id!r} wants to ask a person, but its card says `approval: never`; set `approval: tools`"
+        return reply.model_copy(update={"status": ReplyStatus.FAILED, "error": text})
+    asked = str((reply.pending or {}).get("id") or WHOLE_CALL)
+    if asked in call.approved:
+        text = f"{card.id!r} asked about {asked!r} again, which was answered; read `call.approved` before asking"
+        return reply.model_copy(update={"status": ReplyStatus.FAILED, "error": text})
+    return reply
 
 
 async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply:
@@ -185,6 +205,13 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
         role = parts.roles.get(card.role, RolePolicy())
         pack = await _select(parts, call, card, role, ctx)
         ctx.emit(ContextSelected(agent=call.agent, pack=pack))
+        key = input_key(call, pack)
+        if call.seen.count(key) > ctx.limits.max_repeats:
+            text = (
+                f"{call.agent!r} would be given what it was given before; raise `limits.max_repeats` to call it again"
+            )
+            ctx.emit(LoopDetected(agent=call.agent, reason=text))
+            return call.reply(ReplyStatus.REPEATED, error=text, input_key=key)
         ctx.emit(
             AgentStarted(
                 agent=call.agent, call_id=call.id, part=call.part, attempt=call.attempt, model=agent.card.model
@@ -193,7 +220,7 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
         said = cast("object", await agent.answer(call, pack, ctx))  # somebody's code: it may return anything
         if not isinstance(said, AgentReply):
             raise ConfigError(f"the agent {call.agent!r} returned {type(said).__name__}; return an AgentReply")
-        reply = said
+        reply = said.model_copy(update={"input_key": key})
     except MeshError as error:
         ctx.emit(StepFailed(agent=call.agent, error=str(error), kind=type(error).__name__))
         reply = call.reply(ReplyStatus.FAILED, error=str(error))
@@ -207,6 +234,12 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
     return reply.model_copy(update={**mine, "call_id": call.id, "latency_ms": (ctx.clock.monotonic() - started) * 1000})
 
 
+def input_key(call: AgentCall, pack: ContextPack) -> str:
+    """Digest of what an agent is given: who it is, its part of the task, what it reads."""
+    given = "\0".join((call.agent, call.variant or "", call.part or call.task.full_text, pack.text))
+    return hashlib.sha256(given.encode()).hexdigest()[:16]
+
+
 async def _select(parts: Parts, call: AgentCall, card: AgentCard, role: RolePolicy, ctx: RunContext) -> ContextPack:
     thread = call.task.thread or call.run_id  # a run alone is a conversation of its own
     request = ContextRequest(
@@ -216,6 +249,7 @@ async def _select(parts: Parts, call: AgentCall, card: AgentCard, role: RolePoli
         part=call.part,
         stage=call.stage,
         round=call.round,
+        known=call.known,
         model=parts.tokenizer(card, call.variant),
         budget_tokens=parts.budget_tokens,
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Required, TypedDict, TypeVar
 from pydantic import BaseModel
 
 from agentmesh import graphs, types
-from agentmesh.types import AgentCall, AgentReply, Answer, RoutingDecision, Task
+from agentmesh.types import AgentCall, AgentReply, Answer, Question, RoutingDecision, Task
 
 __all__ = ["AgentInput", "RunState", "RunView", "checkpoint_types", "view_of"]
 
@@ -44,6 +44,12 @@ class RunState(TypedDict, total=False):
     """By call id, so that a result belongs to the call that made it whatever order branches end in."""
     visits: Annotated[dict[str, int], _merge_highest]
     """How often each stage ran; the number of its present round."""
+    said: Annotated[dict[str, str | bool], _merge]
+    """What people answered, by the id of the question; a yes or a no is a bool."""
+    checked: bool
+    """Whether the guardrails have seen the question."""
+    held: Annotated[dict[str, Question], _merge]
+    """What guardrails leave to a person, by question id."""
     answer: Annotated[Answer | None, _newest]
 
 

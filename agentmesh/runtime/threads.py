@@ -33,7 +33,7 @@ class Threads(Protocol):
         ...
 
     async def add(self, tenant: str, thread: str, run_id: str, turns: tuple[Message, ...]) -> None:
-        """Add the turns of a run; adding them again changes nothing."""
+        """Add the turns of a run; those of its turns that are there already are not added again."""
         ...
 
 
@@ -42,15 +42,15 @@ class MemoryThreads:
 
     def __init__(self) -> None:
         self._turns: dict[tuple[str, str], deque[Message]] = defaultdict(lambda: deque(maxlen=KEPT_TURNS))
-        self._seen: set[str] = set()
+        self._added: dict[tuple[str, str, str], int] = {}
 
     async def history(self, tenant: str, thread: str) -> tuple[Message, ...]:
         return tuple(self._turns.get((tenant, thread), ()))
 
     async def add(self, tenant: str, thread: str, run_id: str, turns: tuple[Message, ...]) -> None:
-        if run_id not in self._seen:
-            self._seen.add(run_id)
-            self._turns[tenant, thread].extend(turns)
+        key = (tenant, thread, run_id)
+        self._turns[tenant, thread].extend(turns[self._added.get(key, 0) :])
+        self._added[key] = max(len(turns), self._added.get(key, 0))
 
 
 class DatabaseThreads:

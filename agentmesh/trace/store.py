@@ -37,6 +37,7 @@ from agentmesh.trace.events import (
     RunFinished,
     RunResumed,
     RunStarted,
+    RunWaiting,
     TokensStreamed,
     event_adapter,
 )
@@ -46,7 +47,9 @@ from agentmesh.types import Frozen, Usage
 __all__ = ["TRACE_TABLES", "UNFINISHED", "RunSummary", "RunTrace", "TraceStore"]
 
 UNFINISHED = "unfinished"
-"""Status of a run that still goes, waits for a person, or was killed."""
+"""Status of a run that still goes, or was killed."""
+WAITING = "waiting"
+"""Status of a run that goes on when a person answers."""
 
 MOST_OPEN_FILES = 128
 MOST_RUNS = 2048
@@ -104,7 +107,7 @@ class RunSummary(Frozen):
     """Seconds since 1970, UTC."""
     finished: float | None
     status: str
-    """That of its answer, or `failed`, `cancelled`, `unfinished`."""
+    """That of its answer, or `failed`, `cancelled`, `unfinished`, `waiting` (for a person)."""
     tenant: str
     user: str | None
     thread: str | None
@@ -568,6 +571,9 @@ class _Run:
             case RunFinished():
                 self.finished, self.status = event.at, event.answer.status.value
                 self.usage, self.latency_s = event.answer.usage, event.answer.latency_s
+            case RunWaiting():
+                self.status, self.latency_s = WAITING, event.answer.latency_s
+                self.usage = event.answer.usage
             case RunFailed():
                 self.finished, self.status, self.error = event.at, "failed", event.error
             case RunCancelled():

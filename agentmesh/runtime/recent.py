@@ -1,0 +1,63 @@
+"""The runs that are at work or wait for a person, for a mesh that records none: they end with its process."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from agentmesh.errors import InputError
+from agentmesh.run import Journal, MemoryJournal
+from agentmesh.trace.events import Event, RunCancelled, RunFailed, RunFinished, RunWaiting, TokensStreamed
+
+__all__ = ["RecentRuns"]
+
+KEPT_WAITING = 256
+"""Runs that wait for a person and are kept, the newest."""
+
+
+class RecentRuns:
+    """Events and journals by run, forgotten when the run is over. A `TraceSink`, too."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, list[Event]] = {}
+        self._journals: dict[str, MemoryJournal] = {}
+        self._waiting: OrderedDict[str, None] = OrderedDict()
+
+    def emit(self, event: Event) -> None:
+        """Keep the event, or forget its run if it says that the run is over."""
+        match event:
+            case TokensStreamed():
+                return
+            case RunFinished() | RunFailed() | RunCancelled():
+                self._forget(event.run_id)
+                return
+            case RunWaiting():
+                self._waiting[event.run_id] = None
+                self._waiting.move_to_end(event.run_id)
+            case _:
+                pass
+        self._events.setdefault(event.run_id, []).append(event)
+        while len(self._waiting) > KEPT_WAITING:
+            self._forget(next(iter(self._waiting)))
+
+    def journal(self, run_id: str, *, fresh: bool) -> Journal:
+        """The journal of a run; a new one if the run is."""
+        if fresh or run_id not in self._journals:
+            self._journals[run_id] = MemoryJournal()
+        return self._journals[run_id]
+
+    async def history(self, run_id: str) -> Sequence[Event]:
+        """The events of a run that is not over; `InputError` for any other."""
+        if run_id not in self._events:
+            raise InputError(
+                f"no run {run_id!r} waits here; this mesh keeps no state, so only runs of its own that wait for a "
+                "person go on: set `durable = true` and give it a folder to keep others"
+            )
+        return tuple(self._events[run_id])
+
+    async def finished_calls(self, run_id: str) -> int:
+        """How many calls of the run have a result."""
+        journal = self._journals.get(run_id)
+        return 0 if journal is None else sum(entry.finished for entry in journal.entries.values())
+
+    def _forget(self, run_id: str) -> None:
+        for kept in (self._events, self._journals, self._waiting):
+            kept.pop(run_id, None)
