@@ -25,7 +25,8 @@ from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, Unk
 from agentmesh.graphs import GraphSpec, default_graph
 from agentmesh.memory.base import MemoryStore
 from agentmesh.memory.writer import Draft, drafts_from_turn, item_id
-from agentmesh.run import Emitter, Journal, Limits, Meter, RunContext, SystemClock, new_run_id
+from agentmesh.run import Accounts, Emitter, Journal, Limits, Meter, RunContext, SystemClock, new_run_id
+from agentmesh.runtime.apart import apart
 from agentmesh.runtime.conditions import CONDITIONS, Condition
 from agentmesh.runtime.executor import LocalExecutor
 from agentmesh.runtime.graph import AgentGraph
@@ -111,6 +112,8 @@ class Services:
     """Whether the checkpoints of a finished run stay."""
     prepare: Callable[[str], Awaitable[None]] | None = None
     """Makes a tenant's memory ready: called before each of its runs, quick after the first."""
+    accounts: Callable[[Task, str], Accounts | None] = lambda task, run_id: None
+    """What the calls of this run are charged to besides its own limits."""
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list[Callable[[], Awaitable[None]]])
     """Called last to first when the mesh closes."""
 
@@ -213,7 +216,7 @@ class Mesh:
             services.parts.router(router)
         compiled, name = self._compile(graph, services)
         given, run_id = run_id is not None, run_id or new_run_id()
-        with self._claim(run_id):
+        with apart(), self._claim(run_id):
             if given and await services.checkpointer.aget_tuple(_config(run_id)) is not None:
                 raise InputError(
                     f"there was a run {run_id!r} already; resume it, or leave `run_id` out to start another"
@@ -295,7 +298,7 @@ class Mesh:
         services = await self._open()
         events, started = await self._history(services, run_id)
         run_id = started.run_id
-        with self._claim(run_id), services.alone(run_id):
+        with apart(), self._claim(run_id), services.alone(run_id):
             if services.prepare is not None:
                 await services.prepare(started.task.tenant)
             compiled, _ = self._compile(graph or (None if started.graph == "default" else started.graph), services)
@@ -353,6 +356,18 @@ class Mesh:
         last = next((e for e in reversed(events) if isinstance(e, RunWaiting | RunResumed | RunFinished)), None)
         cancelled = any(isinstance(e, RunCancelled) and e.final for e in events)
         return last.answer.waiting if isinstance(last, RunWaiting) and not cancelled else ()
+
+    async def stops(self, run_id: str) -> tuple[Answer, ...]:
+        """The answers with which a run stopped so far, oldest first: each time it asked, and at its end.
+
+        Empty for a run that is not known, or has not stopped yet.
+        """
+        services = await self._open()
+        try:
+            events = await services.runs.history(run_id)
+        except InputError:
+            return ()
+        return tuple(e.answer for e in events if isinstance(e, RunWaiting | RunFinished))
 
     async def _history(self, services: Services, run_id: str) -> tuple[Sequence[Event], RunStarted]:
         """The events of a run that can go on, and its first."""
@@ -494,7 +509,13 @@ class Mesh:
             rng=random.Random(run_id),
             journal=journal,
             emitter=Emitter(run_id, (services.sink, *sinks, *_taker(services.runs)), self.clock, first=first),
-            meter=Meter(limits, started=self.clock.monotonic() - worked_s, clock=self.clock, spent=spent),
+            meter=Meter(
+                limits,
+                started=self.clock.monotonic() - worked_s,
+                clock=self.clock,
+                spent=spent,
+                accounts=services.accounts(task, run_id),
+            ),
             keep_prompts=self._keep_prompts,
             stream=stream,
         )

@@ -1,0 +1,212 @@
+"""A LangGraph graph as an agent: what is asked goes in as its state, a text comes out of its last state.
+
+The graph keeps its own nodes, checkpointer and interrupts; agentmesh sees one agent. It decides nothing about memory.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from langgraph.types import Command
+
+from agentmesh.agents.citations import cited_sentences, without_marks
+from agentmesh.agents.expert import failed_reply
+from agentmesh.errors import ConfigError, MeshError
+from agentmesh.run import RunContext
+from agentmesh.runtime.apart import apart
+from agentmesh.types import AgentCall, AgentCard, AgentReply, Answer, ContextPack, ReplyStatus
+
+__all__ = ["GraphAgent", "card_of_graph", "content_of", "is_graph"]
+
+ASKED = ("question", "task", "input", "query", "text")
+"""Keys of a state that may take what is asked, the first that is there; `messages` goes before them."""
+SAID = ("answer", "output", "result", "reply", "text")
+"""Keys of a state that may hold what is said, the first that is there; `messages` goes before them."""
+MAX_STEPS = 100
+"""Steps of the graph in one call."""
+
+Read = Callable[[AgentCall, ContextPack], Any]
+"""What is asked as the graph's input."""
+Write = Callable[[Mapping[str, Any]], "str | AgentReply"]
+"""The graph's last state as what is said."""
+
+
+class GraphAgent:
+    """Answers with a compiled LangGraph graph.
+
+    Without `read` and `write` the graph's state tells: `messages` gets one user message with the part of the task and
+    the pack, and its last message is the reply; else a key such as `question` and a key such as `answer`.
+
+    If the graph interrupts, a person is asked for a yes or a no, which is what `interrupt()` returns: its card must
+    say `approval: tools`, and the graph must have a checkpointer, durable if the mesh is.
+
+    Args:
+        card: Who it is; `limits.timeout_s` holds.
+        graph: What answers: anything with LangGraph's `ainvoke`.
+        read: Makes the graph's input of the call and its pack.
+        write: Makes a text, or a whole reply, of the graph's last state.
+
+    Raises:
+        ConfigError: If neither the state nor `read` says where the question goes.
+    """
+
+    def __init__(self, card: AgentCard, graph: Any, *, read: Read | None = None, write: Write | None = None) -> None:
+        self._card, self._graph = card, graph
+        self._read, self._write = read or _reader(graph, card.id), write or _said
+
+    @property
+    def card(self) -> AgentCard:
+        return self._card
+
+    async def answer(self, call: AgentCall, pack: ContextPack, ctx: RunContext) -> AgentReply:
+        started = ctx.clock.monotonic()
+        left = min(self._card.limits.timeout_s, ctx.seconds_left())
+        try:
+            async with asyncio.timeout(left):
+                reply = await self._work(call, pack)
+        except TimeoutError:
+            late = TimeoutError(f"{self._card.id!r} did not answer within {left:.1f} s; raise `limits.timeout_s`")
+            reply = failed_reply(call, late)
+        except Exception as error:  # the promise of Agent: a failure is a reply
+            reply = failed_reply(call, error)
+        return reply.model_copy(
+            update={
+                "latency_ms": (ctx.clock.monotonic() - started) * 1000,
+                "pack_tokens": pack.tokens,
+                "budget_tokens": pack.budget_tokens,
+            }
+        )
+
+    async def _work(self, call: AgentCall, pack: ContextPack) -> AgentReply:
+        config = {"configurable": {"thread_id": call.id}, "recursion_limit": MAX_STEPS}
+        answered = len(call.approved)
+        entry = self._read(call, pack)
+        if answered:
+            entry = Command(resume=call.approved[f"interrupt/{answered}"])
+        with apart():
+            state: object = await self._graph.ainvoke(entry, config)
+        if not isinstance(state, Mapping):
+            raise MeshError(
+                f"the graph of {self._card.id!r} ended with {type(state).__name__}; let its state be a dict"
+            )
+        state = cast("Mapping[str, Any]", state)
+        if state.get("__interrupt__"):
+            value: object = state["__interrupt__"][0].value
+            if getattr(self._graph, "checkpointer", None) is None:
+                raise MeshError(f"the graph of {self._card.id!r} interrupts; compile it with a checkpointer")
+            pending = {"id": f"interrupt/{answered + 1}", "text": _question(value, self._card), "value": _plain(value)}
+            return call.reply(ReplyStatus.NEEDS_APPROVAL, pending=pending)
+        said = cast("object", self._write(state))
+        if isinstance(said, AgentReply):
+            return said.model_copy(update={"call_id": call.id, "agent": call.agent})
+        if not isinstance(said, str):
+            raise MeshError(
+                f"`write` of {self._card.id!r} returned {type(said).__name__}; return a text or an AgentReply"
+            )
+        sentences = cited_sentences(said, pack)
+        return call.reply(
+            ReplyStatus.ANSWERED if said.strip() else ReplyStatus.NO_EVIDENCE,
+            text=without_marks(said),
+            sentences=tuple(sentences),
+            cited=tuple(dict.fromkeys(item for s in sentences for item in s.items)),
+        )
+
+
+def is_graph(value: object) -> bool:
+    """Whether this is a compiled LangGraph graph."""
+    return all(hasattr(value, name) for name in ("ainvoke", "get_state", "builder"))
+
+
+def card_of_graph(graph: Any) -> AgentCard:
+    """A card for a graph that was given without one: its name, and what its state's docstring says.
+
+    Raises:
+        ConfigError: If the state has no docstring of its own: routers need a description.
+    """
+    schema: object = getattr(graph.builder, "state_schema", None)
+    text = inspect.cleandoc(schema.__doc__ or "") if isinstance(schema, type) else ""
+    if not text or text.startswith("dict("):  # what a TypedDict without a docstring inherits
+        raise ConfigError(
+            f"the graph {graph.name!r} has no description for routers to read; give it as "
+            'GraphAgent(AgentCard(id="...", description="..."), graph)'
+        )
+    return AgentCard(id=str(graph.name).replace("_", "-").replace(" ", "-"), description=" ".join(text.split()))
+
+
+def _reader(graph: Any, agent: str) -> Read:
+    """How the question goes into this graph's state."""
+    keys = _keys(getattr(graph.builder, "input_schema", None))
+    if "messages" in keys:
+        return lambda call, pack: {"messages": [{"role": "user", "content": _with_memory(call, pack)}]}
+    wanted = next((key for key in ASKED if key in keys), None)
+    if wanted is None:
+        raise ConfigError(
+            f"the graph of {agent!r} takes {', '.join(sorted(keys)) or 'nothing'}: say where the question goes with "
+            "GraphAgent(card, graph, read=lambda call, pack: {...})"
+        )
+    packed = next((key for key in ("context", "memory", "pack") if key in keys), None)
+
+    def read(call: AgentCall, pack: ContextPack) -> dict[str, Any]:
+        asked = call.part.strip() or call.task.full_text
+        return {wanted: asked, packed: pack.text} if packed else {wanted: asked}
+
+    return read
+
+
+def _keys(schema: object) -> set[str]:
+    """The keys of a state: a typed dict, a dataclass or a model."""
+    bases = schema.__mro__ if isinstance(schema, type) else ()
+    return {name for base in bases for name in vars(base).get("__annotations__", {})}
+
+
+def _with_memory(call: AgentCall, pack: ContextPack) -> str:
+    asked = call.part.strip() or call.task.full_text
+    return f"{asked}\n\n{pack.text}" if pack.text else asked
+
+
+def _said(state: Mapping[str, Any]) -> str:
+    """What a last state says."""
+    messages: object = state.get("messages")
+    if isinstance(messages, list) and messages:
+        last: object = cast("list[object]", messages)[-1]
+        return content_of(last)
+    for key in SAID:
+        value: object = state.get(key)
+        if isinstance(value, Answer):
+            return value.text
+        if isinstance(value, str):
+            return value
+    held = ", ".join(sorted(map(str, state))) or "an empty state"
+    raise MeshError(f"the graph ended with {held}, none of which says its answer; give GraphAgent a `write`")
+
+
+def content_of(message: object) -> str:
+    """The text of a message, be it LangChain's or a dict."""
+    held: object = cast("dict[str, object]", message).get("content") if isinstance(message, dict) else None
+    content: object = getattr(cast("Any", message), "content", held)
+    if isinstance(content, str):
+        return content
+    return str(getattr(cast("Any", message), "text", "") or "")
+
+
+def _question(value: object, card: AgentCard) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        for key in ("question", "text", "message"):
+            said: object = cast("Mapping[str, object]", value).get(key)
+            if isinstance(said, str):
+                return said
+    return f"{card.title} asks for a yes or a no: {value!r}"
+
+
+def _plain(value: object) -> Any:
+    """The value as JSON holds it."""
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in cast("Mapping[object, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in cast("list[object]", value)]
+    return repr(value)
