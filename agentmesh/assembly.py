@@ -5,39 +5,47 @@ import contextlib
 import inspect
 import os
 import warnings
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agentmesh.agents import refiners
 from agentmesh.agents.base import Agent, Refiner
+from agentmesh.budgets import BUDGET_TABLES, Ledger, check_agents
 from agentmesh.context import context_routers
 from agentmesh.context.base import ContextRouter
 from agentmesh.database import Database
 from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
 from agentmesh.graphs import GraphSpec
+from agentmesh.guardrails import Guardrail, check_guardrail, open_guardrails
 from agentmesh.journal import JOURNAL_TABLES, DatabaseJournal
 from agentmesh.memory.arrays import ArrayStore
 from agentmesh.memory.base import MemoryStore
 from agentmesh.memory.ingest import ingest, knowledge_files, read_knowledge
 from agentmesh.memory.owner import open_memory
 from agentmesh.memory.writer import Draft, MemoryWriter
+from agentmesh.mistakes import dotted, validated
 from agentmesh.models import check_model_spec, embedders, open_embedder, open_model
 from agentmesh.models.base import ChatModel, Embedder
 from agentmesh.models.weights import find_weights
 from agentmesh.project.loader import KnownNames, Mistake, Project, check_project, load_project
 from agentmesh.routing import routers
 from agentmesh.routing.base import Router
-from agentmesh.run import Journal, Limits, MemoryJournal, SystemClock
+from agentmesh.run import Journal, Limits, SystemClock
 from agentmesh.runtime.conditions import CONDITIONS
 from agentmesh.runtime.graph import AgentGraph
+from agentmesh.runtime.graph_agent import GraphAgent, card_of_graph, is_graph
 from agentmesh.runtime.locks import resuming_alone
 from agentmesh.runtime.mesh import Mesh, Services, close_all
 from agentmesh.runtime.nodes import Parts
+from agentmesh.runtime.recent import RecentRuns
 from agentmesh.runtime.threads import THREAD_TABLES, DatabaseThreads, MemoryThreads
-from agentmesh.settings import MeshSettings, ModelSettings, RoutingSettings, load_settings
+from agentmesh.settings import BudgetSettings, MeshSettings, ModelSettings, RoutingSettings, load_settings
+from agentmesh.tools.allowed import check_tool_names
+from agentmesh.tools.base import Toolset
+from agentmesh.tools.functions import FunctionToolset
 from agentmesh.trace.base import NullSink, TraceSink
 from agentmesh.trace.events import Event
 from agentmesh.trace.redact import Redactor, secret_values
@@ -52,6 +60,7 @@ __all__ = [
     "known_names",
     "load_mesh",
     "mesh_of",
+    "open_ledger",
     "open_project",
     "open_trace",
 ]
@@ -110,9 +119,12 @@ def build_mesh(
     embedder: str | Embedder = "wordllama",
     roles: Mapping[str, RolePolicy] | None = None,
     knowledge: str | Path | Sequence[str] = (),
+    tools: Mapping[str, Toolset | Sequence[Callable[..., Any]]] | None = None,
+    guardrails: Sequence[Guardrail | Callable[..., Any]] = (),
     graphs: Mapping[str, AgentGraph | GraphSpec] | None = None,
     max_agents: int = 3,
     limits: Limits | None = None,
+    budgets: BudgetSettings | Mapping[str, Any] | None = None,
     home: str | Path | None = None,
     store: MemoryStore | None = None,
     sink: TraceSink | None = None,
@@ -120,7 +132,8 @@ def build_mesh(
     """A mesh from Python values; no project folder is needed.
 
     Args:
-        agents: Cards, objects that satisfy `Agent`, or functions (async or not) whose name and docstring make the card.
+        agents: Cards, objects that satisfy `Agent`, functions (async or not) whose name and docstring make the card, or
+            compiled LangGraph graphs whose name and state's docstring do.
         model: The model of every card that names none; or models by name, `default` among them.
         router: How agents are chosen.
         context: How their context is chosen.
@@ -128,9 +141,12 @@ def build_mesh(
         embedder: What turns texts into vectors.
         roles: Roles by name; `solver` is there anyway.
         knowledge: A folder to load into memory, or texts.
+        tools: What cards may name in `tools` and `tool`, by server: a toolset, or typed functions with docstrings.
+        guardrails: What checks questions, answers and memory: guardrails, or functions of a text.
         max_agents: Most agents that the default graph calls for one question.
         graphs: Graphs that `ask(graph="name")` may name.
         limits: Budgets of every run that sets none itself.
+        budgets: Budgets over many runs, of agents, users and tenants: as in the settings.
         home: Folder for state that outlives the process (traces, checkpoints, memory); None: nothing is kept.
         store: A memory store of your own.
         sink: A taker of events; None: the trace store, where there is a `home`.
@@ -153,15 +169,27 @@ def build_mesh(
         durable=home is not None,
         home=Path(home) if home is not None else Path(".agentmesh"),
         limits=limits or Limits(),
+        budgets=_budgets_of(budgets, ids),
         routing=RoutingSettings(max_agents=max_agents),
     )
     every_role = {"solver": RolePolicy(), **(roles or {})}
     for card in cards:
         if card.role not in every_role:
             raise UnknownNameError("role", card.role, sorted(every_role), where=f"agent {card.id!r}")
+    given_agents = {m.card.id: m for m in made if not isinstance(m, AgentCard)}
+    toolsets = {
+        name: given if isinstance(given, Toolset) else FunctionToolset(given, name=name)
+        for name, given in (tools or {}).items()
+    }
+    for card in cards:
+        if card.id not in given_agents:
+            check_tool_names(card.tools, toolsets, where=f"agent {card.id!r}: tools")
+            if card.tool is not None:
+                check_tool_names((card.tool,), toolsets, where=f"agent {card.id!r}: tool")
+                given_agents[card.id] = _tool_agent(card, toolsets)
     given = _Given(
         models=given_models,
-        agents={m.card.id: m for m in made if not isinstance(m, AgentCard)},
+        agents=given_agents,
         router=router,
         context=context,
         refiner=refiner,
@@ -169,6 +197,8 @@ def build_mesh(
         store=store,
         sink=sink,
         knowledge=knowledge,
+        toolsets=toolsets,
+        guardrails=guardrails,
     )
     for card in cards:
         if card.model not in models and card.id not in given.agents:
@@ -193,6 +223,7 @@ def known_names() -> KnownNames:
         embedders=frozenset(embedders.builtin),
         conditions=frozenset(CONDITIONS),
         check_model=check_model_spec,
+        check_guardrail=check_guardrail,
     )
 
 
@@ -233,6 +264,27 @@ def open_trace(folder: str | Path, *, environ: Mapping[str, str] | None = None) 
     return _open_records(home, settings)
 
 
+@contextlib.asynccontextmanager
+async def open_ledger(folder: str | Path, *, environ: Mapping[str, str] | None = None) -> AsyncGenerator[Ledger]:
+    """What the agents, users and tenants of a project spent; nothing, if nothing was recorded yet.
+
+    Raises:
+        ProjectError: If the settings are wrong.
+        StoreError: If it cannot be read.
+    """
+    folder = Path(folder)
+    settings = load_settings(folder, environ=os.environ if environ is None else environ)
+    path = folder / settings.home / "mesh.db"
+    if not path.exists():
+        yield Ledger(settings.budgets)
+        return
+    db = Database(path, (BUDGET_TABLES,))
+    try:
+        yield Ledger(settings.budgets, db)
+    finally:
+        await db.aclose()
+
+
 def describe_models(project: Project) -> list[dict[str, Any]]:
     """The models of a project by name: what each is, whether it is capable, whether it can be used now."""
     rows: list[dict[str, Any]] = []
@@ -264,6 +316,8 @@ class _Given:
     store: MemoryStore | None
     sink: TraceSink | None
     knowledge: str | Path | Sequence[str]
+    guardrails: Sequence[Guardrail | Callable[..., Any]]
+    toolsets: Mapping[str, Toolset]
 
 
 def _mesh(
@@ -276,12 +330,22 @@ def _mesh(
     given: _Given | None = None,
     progress: Progress | None = None,
 ) -> Mesh:
+    guards = open_guardrails(
+        settings.guardrails, given.guardrails if given else (), secrets=secret_values(os.environ, names=_keys(settings))
+    )
+
+    async def open_all(closers: list[Callable[[], Awaitable[None]]]) -> Services:
+        services = await _open_all(settings, cards, roles, project, given, progress, closers)
+        services.parts = replace(services.parts, guardrails=guards)
+        return services
+
     return Mesh(
         cards=cards,
-        open_services=partial(_open, partial(_open_all, settings, cards, roles, project, given, progress)),
+        open_services=partial(_open, open_all),
         limits=settings.limits,
         graphs=graphs,
         keep_prompts=settings.trace.keep_prompts,
+        guarded={place.value for guard in guards for place in guard.where},
     )
 
 
@@ -334,21 +398,28 @@ async def _open_all(
             store = ArrayStore(embedder.name, embedder.dimensions)
         closers.append(store.aclose)
     writer = MemoryWriter(store, embedder, clock=clock)
-    parts = _parts(settings, cards, roles, given, models, embedder, store, writer)
+    choosers = _Routers(settings, given, models, embedder)
+    closers.append(choosers.aclose)
+    parts = _parts(settings, cards, roles, given, models, choosers, embedder, store, writer)
     parts.router(None)  # a router that cannot be made is said before anything runs
     sink: TraceSink = NullSink()
     if given is not None and given.sink is not None:
         sink = given.sink
     elif records is not None and settings.trace.enabled:
         sink = records[0]
+    recorded = records is not None and sink is records[0]
     from agentmesh.runtime.checkpoints import memory_checkpoints, open_checkpoints, prune
 
+    recent = RecentRuns()
+    ledger = Ledger(settings.budgets, records[1] if records else None, clock=clock)
     if settings.durable:
         checkpointer: Any = await open_checkpoints(home / "checkpoints.db")
         closers.append(checkpointer.conn.close)
         if records is not None:
             old = await records[0].old_runs(settings.trace.keep_runs)
-            await DatabaseJournal(records[1]).prune(await prune(checkpointer, old))
+            gone = await prune(checkpointer, old)
+            await DatabaseJournal(records[1]).prune(gone)
+            await ledger.prune(gone)
     else:
         checkpointer = memory_checkpoints()
     seed = _Seed(project, given, writer, store, home if settings.durable else None, progress)
@@ -358,11 +429,12 @@ async def _open_all(
         sink=sink,
         threads=DatabaseThreads(records[1]) if records else MemoryThreads(),
         checkpointer=checkpointer,
-        journal=_journals(records[1] if records else None),
-        runs=_Recorded(records[0], DatabaseJournal(records[1])) if records else None,
+        journal=_journals(records[1] if records else None, recent),
+        runs=_Recorded(records[0], DatabaseJournal(records[1])) if recorded and records else recent,
         alone=partial(resuming_alone, home / "locks"),
         keep_checkpoints=settings.durable,
         prepare=seed.prepare,
+        accounts=lambda task, run_id: ledger.accounts(task.tenant, task.user, run_id),
         closers=closers,
     )
 
@@ -373,25 +445,15 @@ def _parts(
     roles: Mapping[str, RolePolicy],
     given: _Given | None,
     models: "_Models",
+    choosers: "_Routers",
     embedder: Embedder,
     store: MemoryStore,
     writer: MemoryWriter,
 ) -> Parts:
     by_id = {card.id: card for card in cards}
-    made_routers: dict[str, Router] = {}
     made_agents: dict[tuple[str, str | None], Agent] = {}
-    default_router: str | Router = given.router if given else settings.routing.router
     context = given.context if given else settings.context.router
     refiner = given.refiner if given else settings.refiner
-
-    def router_of(name: str | None) -> Router:
-        chosen = default_router if name is None else name
-        if not isinstance(chosen, str):
-            return chosen
-        if chosen not in made_routers:
-            options = settings.routing.options if chosen == settings.routing.router else {}
-            made_routers[chosen] = routers.create(chosen, embedder=embedder, **options)
-        return made_routers[chosen]
 
     def agent_of(agent: str, variant: str | None) -> Agent:
         if given is not None and agent in given.agents:
@@ -399,9 +461,10 @@ def _parts(
         if (agent, variant) not in made_agents:
             card = by_id[agent]
             role = roles.get(card.role)
+            toolsets: Mapping[str, Toolset] = given.toolsets if given is not None else {}
             from agentmesh.agents.expert import ExpertAgent
 
-            made_agents[agent, variant] = ExpertAgent(card, models.of(card, variant), role)
+            made_agents[agent, variant] = ExpertAgent(card, models.of(card, variant), role, toolsets=toolsets)
         return made_agents[agent, variant]
 
     def tokenizer_of(card: AgentCard, variant: str | None) -> str:
@@ -422,7 +485,7 @@ def _parts(
         cards=by_id,
         roles=roles,
         agent=agent_of,
-        router=router_of,
+        router=choosers.of,
         context_router=context,
         refiner=refiner,
         writer=writer,
@@ -430,6 +493,70 @@ def _parts(
         budget_tokens=settings.context.budget_tokens,
         max_agents=settings.routing.max_agents,
     )
+
+
+class _Routers:
+    """The routers of a mesh, made when first named; of two of one name there is one."""
+
+    def __init__(self, settings: MeshSettings, given: _Given | None, models: "_Models", embedder: Embedder) -> None:
+        self._settings = settings.routing
+        self._default: str | Router = given.router if given else settings.routing.router
+        self._made: dict[str, Router] = {}
+        self._making: list[str] = []
+        self._offered = _Offered(
+            {
+                "embedder": lambda: embedder,
+                "model": lambda: models.named(settings.routing.model),
+                "router_of": lambda: self.of,
+            }
+        )
+
+    def of(self, name: str | None) -> Router:
+        """The router of this name; None: the mesh's own.
+
+        Raises:
+            ConfigError: If it cannot be made; `UnknownNameError` if nothing is called so.
+        """
+        chosen = self._default if name is None else name
+        if not isinstance(chosen, str):
+            return chosen
+        if chosen in self._making:
+            way = " -> ".join([*self._making, chosen])
+            raise ConfigError(f"the router {chosen!r} needs itself ({way}); name another one in its options")
+        if chosen not in self._made:
+            self._making.append(chosen)
+            try:
+                self._made[chosen] = routers.create(chosen, offered=self._offered, **self._options(chosen))
+            finally:
+                self._making.pop()
+        return self._made[chosen]
+
+    def _options(self, name: str) -> dict[str, Any]:
+        main = self._settings.options if name == self._settings.router else {}
+        return {**self._settings.routers.get(name, {}), **main}
+
+    async def aclose(self) -> None:
+        """Close those that hold something open."""
+        for router in self._made.values():
+            close = getattr(router, "aclose", None)
+            if close is not None:
+                await close()
+
+
+class _Offered(Mapping[str, Any]):
+    """What a mesh has to give to a part that it makes, each made when it is taken."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> Any:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 class _Models:
@@ -527,20 +654,35 @@ class _Recorded:
         return await self._journal.finished_calls(run_id)
 
 
-def _journals(db: Database | None) -> Callable[[str, bool], Awaitable[Journal]]:
+def _journals(db: Database | None, recent: RecentRuns) -> Callable[[str, bool], Awaitable[Journal]]:
     async def journal(run_id: str, fresh: bool) -> Journal:
         if db is None:
-            return MemoryJournal()
+            return recent.journal(run_id, fresh=fresh)
         return await DatabaseJournal(db).for_run(run_id, fresh=fresh)
 
     return journal
 
 
 def _open_records(home: Path, settings: MeshSettings) -> tuple[TraceStore, Database]:
-    db = Database(home / "mesh.db", (TRACE_TABLES, JOURNAL_TABLES, THREAD_TABLES))
+    db = Database(home / "mesh.db", (TRACE_TABLES, JOURNAL_TABLES, THREAD_TABLES, BUDGET_TABLES))
     db.open()
-    keys = [model.api_key_env for model in settings.models.values() if model.api_key_env]
-    return TraceStore(home, db, Redactor(secret_values(os.environ, names=keys))), db
+    return TraceStore(home, db, Redactor(secret_values(os.environ, names=_keys(settings)))), db
+
+
+def _keys(settings: MeshSettings) -> list[str]:
+    """Names of the variables that hold keys."""
+    return [model.api_key_env for model in settings.models.values() if model.api_key_env]
+
+
+def _budgets_of(given: BudgetSettings | Mapping[str, Any] | None, agents: Sequence[str]) -> BudgetSettings:
+    """Budgets as values, or as the settings write them; `ConfigError` if they are wrong."""
+    if not isinstance(given, BudgetSettings):
+        made, mistakes = validated(BudgetSettings, given or {})
+        if made is None:
+            raise ConfigError("; ".join(f"{dotted(('budgets', *steps))}: {text}" for steps, text in mistakes))
+        given = made
+    check_agents(given, agents)
+    return given
 
 
 def _readiness(spec: str) -> str:
@@ -564,6 +706,8 @@ def _make_home(home: Path) -> None:
 def _agent_of(agent: AgentCard | Agent | Callable[..., Any]) -> AgentCard | Agent:
     if isinstance(agent, AgentCard | Agent):
         return agent
+    if is_graph(agent):
+        return GraphAgent(card_of_graph(agent), agent)
     if callable(agent) and hasattr(agent, "__name__"):
         name = agent.__name__
         text = inspect.getdoc(agent)
@@ -572,4 +716,12 @@ def _agent_of(agent: AgentCard | Agent | Callable[..., Any]) -> AgentCard | Agen
         from agentmesh.agents.function import FunctionAgent
 
         return FunctionAgent(AgentCard(id=name.replace("_", "-"), description=" ".join(text.split())), agent)
-    raise ConfigError(f"{type(agent).__name__} is not an agent; give a card, an `Agent`, or a function")
+    raise ConfigError(
+        f"{type(agent).__name__} is not an agent; give a card, an `Agent`, a function, or a compiled graph"
+    )
+
+
+def _tool_agent(card: AgentCard, toolsets: Mapping[str, Toolset]) -> Agent:
+    from agentmesh.agents.tool_agent import ToolAgent
+
+    return ToolAgent(card, toolsets)

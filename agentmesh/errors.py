@@ -12,7 +12,7 @@
     │   ├── ModelTimeoutError *  ModelRateLimitError *  ModelUnavailableError *  ModelReplyError *
     │   └── ModelQuotaError      ModelAuthError         ModelRequestError        ModelWeightsError
     ├── ToolError            a tool failed or is not allowed
-    ├── LimitError           a budget of the run is spent
+    ├── LimitError           a budget is spent: of the run, its tenant, its user, or an agent
     └── StoreError           the disk, the database or the memory store cannot be used
         ├── StoreVersionError    written by a newer agentmesh
         └── StoreLockedError     another process holds it and does not answer
@@ -164,11 +164,47 @@ class ToolError(MeshError):
 
 
 class LimitError(MeshError):
-    """A budget is spent."""
+    """A budget is spent: the run's own, or one that its tenant, its user or one of its agents has over many runs."""
 
-    def __init__(self, limit: str, allowed: float, spent: float) -> None:
+    def __init__(
+        self,
+        limit: str,
+        allowed: float,
+        spent: float,
+        *,
+        scope: str = "run",
+        name: str = "",
+        per: str = "run",
+        where: str = "limits",
+    ) -> None:
+        """Say which.
+
+        Args:
+            limit: Name of the bound, e.g. `max_usd`.
+            allowed: Its value, in the unit of its name.
+            spent: What was used in the period.
+            scope: Whose it is: `run`, `agent`, `user` or `tenant`.
+            name: Of the agent, user or tenant.
+            per: Its period: `run`, `day`, `month` or `total`.
+            where: Key of the settings that holds the bound.
+        """
         self.limit, self.allowed, self.spent = limit, allowed, spent
-        super().__init__(f"the limit {limit} of {allowed:g} is reached ({spent:g} used); raise `limits.{limit}`")
+        self.scope, self.name, self.per, self.where = scope, name, per, where
+        if scope == "run":
+            text = f"the limit {limit} of {allowed:g} is reached ({spent:g} used)"
+        else:
+            short = name if len(name) <= _SHOWN_CHARS else name[: _SHOWN_CHARS - 1] + "…"
+            who = f"{scope} {short!r}"
+            unit = _UNITS.get(limit, limit)
+            amount = f"{allowed:,.10g} {unit.removesuffix('s') if allowed == 1 else unit} {_PERIODS.get(per, per)}"
+            text = f"the budget of {who} of {amount} is reached ({spent:,.10g} used)"
+        super().__init__(f"{text}; raise `{where}.{limit}`")
+
+
+_SHOWN_CHARS = 40
+"""Characters of a name that a sentence repeats."""
+_UNITS = {"max_usd": "US$", "max_tokens": "tokens", "max_calls": "model calls"}
+_PERIODS = {"run": "a run", "day": "a day", "month": "a month", "total": "in total"}
 
 
 class StoreError(MeshError):

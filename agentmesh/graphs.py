@@ -250,6 +250,11 @@ class GraphSpec(_Spec):
                 hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
                 yield f"no condition is called {name!r}{hint}"
 
+    def may_end_after(self) -> tuple[str, ...]:
+        """The stages after which a run may be over: nothing follows them for sure."""
+        sure = {e.source for e in self.edges if not e.when}
+        return tuple(s.name for s in self.stages if s.name not in sure)
+
     def mermaid(self) -> str:
         """Mermaid flowchart text. No network, no other program."""
         shapes = {
@@ -259,38 +264,63 @@ class GraphSpec(_Spec):
             StageKind.SUBGRAPH: ("[/", "/]"),
             StageKind.PATH: ("[", "]"),
         }
-        lines = ["flowchart LR", f"  {_node(START)}([task])", f"  {_node(END)}([answer])"]
+        graph = self.digraph()
+        ids = _mermaid_ids(graph.nodes)
+        lines = ["flowchart LR", f"  {ids[START]}([task])", f"  {ids[END]}([answer])"]
         for stage in self.stages:
             left, right = shapes[stage.kind]
             detail = stage.agent or (", ".join(stage.pool) if stage.kind is StageKind.DISPATCH else "")
-            label = f"{stage.name}: {detail}" if detail else stage.name
-            lines.append(f'  {_node(stage.name)}{left}"{label}"{right}')
-        graph = self.digraph()
+            label = _mermaid_text(f"{stage.name}: {detail}" if detail else stage.name)
+            lines.append(f'  {ids[stage.name]}{left}"{label}"{right}')
         for source, target, attributes in graph.edges(data=True):
             when, bound = attributes.get("when"), attributes.get("loop")
-            label = f"|{when}{f', at most {bound} rounds' if bound else ''}|" if when else ""
-            lines.append(f"  {_node(source)} {'-.->' if bound else '-->'}{label} {_node(target)}")
-        for stage in self.stages:
-            forward = [a for _, _, a in graph.out_edges(stage.name, data=True) if not a.get("loop")]
-            if all(a.get("when") for a in forward):
-                lines.append(f"  {_node(stage.name)} --> {_node(END)}")
+            words = _mermaid_text(f"{when}{f', at most {bound} rounds' if bound else ''}")
+            label = f"|{words}|" if when else ""
+            lines.append(f"  {ids[source]} {'-.->' if bound else '-->'}{label} {ids[target]}")
+        for name in self.may_end_after():
+            if not graph.has_edge(name, END):
+                lines.append(f"  {ids[name]} --> {ids[END]}")
         return "\n".join(lines)
 
     def dot(self) -> str:
         """Graphviz DOT text. No other program is called."""
-        quote = '"{}"'.format
-        lines = [f"digraph {quote(self.name)} {{", "  rankdir=LR;"]
-        lines += [f'  {quote(s.name)} [label="{s.name}\\n{s.kind.value}"];' for s in self.stages]
-        for source, target, attributes in self.digraph().edges(data=True):
+        graph = self.digraph()
+        lines = [f"digraph {_dot_text(self.name)} {{", "  rankdir=LR;"]
+        for name, words in ((START, "task"), (END, "answer")):
+            lines.append(f'  {_dot_text(name)} [label="{words}", shape=oval];')
+        lines += [f"  {_dot_text(s.name)} [label={_dot_text(s.name, s.kind.value)}];" for s in self.stages]
+        for source, target, attributes in graph.edges(data=True):
             when, bound = attributes.get("when"), attributes.get("loop")
-            style = ' [style=dashed, label="{}"]' if bound else ' [label="{}"]'
-            lines.append(f"  {quote(source)} -> {quote(target)}{style.format(when) if when else ''};")
+            style = " [style=dashed, label={}]" if bound else " [label={}]"
+            end = style.format(_dot_text(when)) if when else ""
+            lines.append(f"  {_dot_text(source)} -> {_dot_text(target)}{end};")
+        for name in self.may_end_after():
+            if not graph.has_edge(name, END):
+                lines.append(f"  {_dot_text(name)} -> {_dot_text(END)};")
         return "\n".join([*lines, "}"])
 
 
-def _node(name: str) -> str:
-    """A stage name as a Mermaid id (`end` is a word of its grammar, hence the prefix)."""
-    return "n_" + name.strip("_").replace("-", "_")
+def _mermaid_ids(names: Iterable[str]) -> dict[str, str]:
+    """A Mermaid id for every node, none twice (`end` is a word of its grammar, hence the prefix)."""
+    ids = {START: "n_start", END: "n_end"}
+    for name in names:
+        if name not in ids:
+            plain = "n_" + "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+            numbered = (plain if n == 1 else f"{plain}_{n}" for n in range(1, len(ids) + 2))
+            taken = set(ids.values())
+            ids[name] = next(id for id in numbered if id not in taken)
+    return ids
+
+
+def _mermaid_text(text: str) -> str:
+    """Text for a label: what its grammar or HTML would read as its own becomes a numeric entity."""
+    return "".join(f"#{ord(c)};" if c in '"#;<>|[](){}&`\n\r' else c for c in text)
+
+
+def _dot_text(*lines: str) -> str:
+    """A quoted string of DOT, one line of a label for each argument."""
+    escaped = (line.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") for line in lines)
+    return '"' + "\\n".join(escaped) + '"'
 
 
 def default_graph(pool: Iterable[str] = ("*",), *, router: str | None = None, max_agents: int = 3) -> GraphSpec:

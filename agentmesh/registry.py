@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import Any, Generic, TypeVar
 
 from agentmesh.errors import ConfigError, UnknownNameError
@@ -26,11 +27,18 @@ class Registry(Generic[T]):
         if name not in self.builtin and ":" not in name:
             raise UnknownNameError(self.kind, name, self.names(), where=where)
 
-    def create(self, name: str, /, **options: Any) -> T:
-        """Build the part with this short name or "module:attribute", or raise `ConfigError`."""
+    def create(self, name: str, /, *, offered: Mapping[str, Any] | None = None, **options: Any) -> T:
+        """Build the part with this short name or "module:attribute", or raise `ConfigError`.
+
+        Args:
+            name: Which one.
+            offered: What a mesh has to give: passed on as far as the part's signature names it and `options` do not.
+            options: Its own arguments.
+        """
         self.check(name)
         path = self.builtin.get(name, name)
         factory = resolve_name(path)
+        options = {**_wanted(factory, offered or {}), **options}
         try:
             part = factory(**options)
         except TypeError as error:
@@ -38,6 +46,16 @@ class Registry(Generic[T]):
         if not isinstance(part, self.protocol):
             raise ConfigError(f"{path!r} is not a {self.kind}: it lacks methods of {self.protocol.__name__}")
         return part
+
+
+def _wanted(factory: Any, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `offered` that a factory has a parameter for."""
+    try:
+        named = signature(factory).parameters
+    except (TypeError, ValueError):  # not a callable, which calling it will say; or one without a signature
+        return {}
+    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return {name: offered[name] for name in offered if name in named and named[name].kind in by_name}
 
 
 def resolve_name(path: str) -> Any:

@@ -20,6 +20,7 @@ from agentmesh.trace.events import Event
 from agentmesh.types import AgentCall, AgentReply, Frozen, StopReason, Usage
 
 __all__ = [
+    "Accounts",
     "Clock",
     "Executor",
     "Journal",
@@ -68,17 +69,65 @@ class Limits(Frozen):
     """Model calls."""
     max_rounds: int = Field(default=10, ge=1, le=50)
     """Rounds of any loop, whatever the graph says."""
+    max_questions: int = Field(default=2, ge=0, le=10)
+    """Questions back to the user that one stage may ask before it decides without; 0: a run that is torn ends with its
+    question. Approvals are not counted."""
+    max_repeats: int = Field(default=0, ge=0, le=50)
+    """How often an agent is called again, in later rounds, with exactly what it was given before."""
     max_concurrency: int = Field(default=16, ge=1)
     """Agents of one run that work at the same time."""
     max_question_chars: int = Field(default=100_000, ge=1)
     """Characters of a question."""
 
 
+class Accounts(Protocol):
+    """The budgets over many runs that the calls of one run are charged to: its tenant's, its user's, its agents'.
+
+    `agent` is who calls, empty for the mesh itself. Only `read` waits.
+    """
+
+    async def read(self) -> None:
+        """Bring what is known of them up to date, where that is old. Called before `check`.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        ...
+
+    def check(self, agent: str) -> None:
+        """Raise `LimitError` if a budget that such a call is charged to is reached."""
+        ...
+
+    def begin(self, agent: str) -> None:
+        """A call is on its way: it counts as a call until `end`."""
+        ...
+
+    def end(self, agent: str) -> None:
+        """It came back, or failed."""
+        ...
+
+    def add(self, usage: Usage, agent: str) -> None:
+        """Charge what a call took."""
+        ...
+
+    def usd_bounds(self, agent: str) -> tuple[str, ...]:
+        """Keys of the settings that bound the US$ of such a call."""
+        ...
+
+
 class Meter:
     """What a run has used so far. The only thing of a run that changes; `models/call.py` writes it."""
 
-    def __init__(self, limits: Limits, *, started: float, clock: Clock, spent: Usage | None = None) -> None:
-        self.limits, self.clock = limits, clock
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        started: float,
+        clock: Clock,
+        spent: Usage | None = None,
+        accounts: Accounts | None = None,
+    ) -> None:
+        self.limits, self.clock, self.accounts = limits, clock, accounts
         self.started = started
         """`clock.monotonic()` at the start, moved back by what earlier processes used."""
         self.spent = spent or Usage()
@@ -86,6 +135,8 @@ class Meter:
         self.stop: StopReason | None = None
         self.stop_said = False
         """Whether the trace has it already."""
+        self._unpriced: set[str] = set()
+        """Bounds that were said to be none."""
 
     def seconds(self) -> float:
         """Wall time so far."""
@@ -97,8 +148,16 @@ class Meter:
             return float("inf")
         return max(0.0, self.limits.max_seconds - self.seconds())
 
-    def check(self) -> None:
-        """Raise `LimitError` if the run may not call a model now."""
+    async def read(self) -> None:
+        """Learn what others spent of the budgets that are not of this run alone; `StoreError` if that fails."""
+        if self.accounts is not None:
+            await self.accounts.read()
+
+    def check(self, agent: str = "") -> None:
+        """Raise `LimitError` if a model may not be called now, by this agent or by the mesh itself.
+
+        What is the run's, its tenant's or its user's stops the run; an agent's own budget stops that agent only.
+        """
         used = (
             ("max_calls", self.limits.max_calls, self.spent.calls + self.pending_calls),
             ("max_tokens", self.limits.max_tokens, self.spent.tokens),
@@ -110,20 +169,51 @@ class Meter:
                 error = LimitError(name, allowed, spent)
                 self.note(error)
                 raise error
+        if self.accounts is not None:
+            try:
+                self.accounts.check(agent)
+            except LimitError as error:
+                if error.scope != "agent":
+                    self.note(error)
+                raise
 
     def note(self, error: LimitError) -> None:
         """Remember the first limit that stopped something."""
         if self.stop is None:
-            self.stop = StopReason(limit=error.limit, allowed=error.allowed, spent=error.spent, text=str(error))
+            limit = error.limit if error.scope == "run" else f"{error.scope}.{error.limit}"
+            self.stop = StopReason(limit=limit, allowed=error.allowed, spent=error.spent, text=str(error))
 
     def note_time(self) -> None:
         """Remember that the run's time is over, if it is."""
         if self.limits.max_seconds is not None and self.seconds() >= self.limits.max_seconds:
             self.note(LimitError("max_seconds", self.limits.max_seconds, self.seconds()))
 
-    def add(self, usage: Usage) -> None:
-        """Count what a call took."""
+    def begin(self, agent: str = "") -> None:
+        """A call is on its way: until `end`, it counts as a call."""
+        self.pending_calls += 1
+        if self.accounts is not None:
+            self.accounts.begin(agent)
+
+    def end(self, agent: str = "") -> None:
+        """It came back, or failed."""
+        self.pending_calls -= 1
+        if self.accounts is not None:
+            self.accounts.end(agent)
+
+    def add(self, usage: Usage, agent: str = "") -> None:
+        """Count what a call took, and charge it to the budgets that it falls under."""
         self.spent = self.spent + usage
+        if self.accounts is not None:
+            self.accounts.add(usage, agent)
+
+    def unpriced(self, agent: str = "") -> tuple[str, ...]:
+        """Keys of the settings that bound US$ but cannot bound a call whose price is not known; each once a run."""
+        bounds = ("limits.max_usd",) if self.limits.max_usd is not None else ()
+        if self.accounts is not None:
+            bounds += self.accounts.usd_bounds(agent)
+        new = tuple(bound for bound in bounds if bound not in self._unpriced)
+        self._unpriced.update(new)
+        return new
 
 
 class JournalEntry(Frozen):

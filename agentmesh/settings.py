@@ -14,9 +14,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, cast, get_origin
+from typing import Annotated, Any, Literal, cast, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
 from agentmesh.errors import ProjectError
 from agentmesh.mistakes import (
@@ -36,7 +36,10 @@ from agentmesh.types import Frozen
 
 __all__ = [
     "SETTINGS_FILE",
+    "Budget",
+    "BudgetSettings",
     "ContextSettings",
+    "GuardrailSettings",
     "MemorySettings",
     "MeshSettings",
     "ModelSettings",
@@ -102,8 +105,12 @@ class RoutingSettings(Frozen):
     """A short name or "module:attribute"."""
     max_agents: int = Field(default=3, ge=1, le=64)
     """Most agents for one task."""
+    model: str = "default"
+    """Name of the model that routers ask which do ask one (`reasoning`)."""
     options: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """Arguments of the router."""
+    """Arguments of the router. Where it takes other routers (`shortlist`, `fallback`, `steps`), they stand by name."""
+    routers: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
+    """Arguments of further routers by name, of those that `options` or a graph name."""
 
 
 class ContextSettings(Frozen):
@@ -140,6 +147,79 @@ class TraceSettings(Frozen):
     """Checkpoints of this many newest finished runs are kept."""
 
 
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+GuardrailPlace = Literal["input", "output", "memory"]
+
+
+class GuardrailSettings(Frozen):
+    """One check on texts. Checks run in the order of the file."""
+
+    rule: str = Field(min_length=1)
+    """`pattern`, `words`, `secrets`, `personal`, `injection`, `length`, or "module:attribute": a function, a class."""
+    name: str = ""
+    """What the trace calls it; empty: as the rule."""
+    where: Annotated[
+        tuple[GuardrailPlace, ...] | None,
+        BeforeValidator(_listed, json_schema_input_type=GuardrailPlace | tuple[GuardrailPlace, ...] | None),
+    ] = None
+    """One place or several; absent: where the rule looks usually."""
+    action: Literal["block", "redact", "flag", "ask"] | None = None
+    """What becomes of a text in which it finds something; absent: the rule's own. `ask` stops the run until a person
+    has decided, which cannot be done in the middle of a memory write."""
+    on_error: Literal["block", "flag"] = "block"
+    """What becomes of a text that it could not check, because it failed or was late."""
+    timeout_s: float = Field(default=5.0, gt=0, le=60)
+    """Seconds for one check."""
+    options: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Arguments of the rule, e.g. `pattern` or `words`."""
+
+    @field_validator("where")
+    @classmethod
+    def _somewhere(cls, where: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if where == ():
+            raise ValueError("names no place; give input, output or memory, or take the key out")
+        return where
+
+    @field_validator("action")
+    @classmethod
+    def _somebody_to_ask(cls, action: str | None, info: ValidationInfo) -> str | None:
+        if action == "ask" and "memory" in (info.data.get("where") or ()):
+            raise ValueError(
+                "nobody can be asked in the middle of a memory write; use 'block', or take 'memory' out of `where`"
+            )
+        return action
+
+
+class Budget(Frozen):
+    """What one agent, user or tenant may spend on model calls in a period. A bound of 0: no model is called at all."""
+
+    max_usd: float | None = Field(default=None, ge=0)
+    """US$; absent: no bound. A call whose model has no known price costs 0 here, which the trace says."""
+    max_tokens: int | None = Field(default=None, ge=0)
+    """Prompt and completion tokens; absent: no bound."""
+    max_calls: int | None = Field(default=None, ge=0)
+    """Model calls; absent: no bound."""
+    per: Literal["run", "day", "month", "total"] = "day"
+    """The period: each run, each day or month (UTC), or all time."""
+
+
+class BudgetSettings(Frozen):
+    """Budgets by name. `*` stands for every name that is not listed, each with an account of its own.
+
+    A budget without bounds only counts, so that `agentmesh budgets` shows it. Nothing is counted for who has none.
+    """
+
+    agents: dict[str, Budget] = Field(default_factory=dict[str, Budget])
+    """By agent id. Over its own budget, an agent gives no answer and the others go on."""
+    users: dict[str, Budget] = Field(default_factory=dict[str, Budget])
+    """By user name; the same name in two tenants has two accounts."""
+    tenants: dict[str, Budget] = Field(default_factory=dict[str, Budget])
+    """By tenant name. `AGENTMESH_BUDGETS__TENANTS='{"acme": {"max_usd": 1}}'`"""
+
+
 class MeshSettings(Frozen):
     """Everything a project may set."""
 
@@ -156,10 +236,14 @@ class MeshSettings(Frozen):
     """State of the project, relative to its folder."""
     limits: Limits = Limits()
     """Of every run that sets none itself."""
+    budgets: BudgetSettings = BudgetSettings()
+    """Over many runs: of agents, users and tenants."""
     routing: RoutingSettings = RoutingSettings()
     context: ContextSettings = ContextSettings()
     memory: MemorySettings = MemorySettings()
     trace: TraceSettings = TraceSettings()
+    guardrails: tuple[GuardrailSettings, ...] = ()
+    """Checks on questions, answers and memory writes, in this order; `[[guardrails]]` in the file."""
 
     @field_validator("models")
     @classmethod

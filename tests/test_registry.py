@@ -39,6 +39,13 @@ def test_a_module_path_is_built_too() -> None:
     assert greeters.create("tests.test_registry:Polite").greet() == "Good morning, you"
 
 
+def test_what_is_offered_is_taken_as_far_as_it_is_named_and_not_set() -> None:
+    offered = {"name": "Ada", "model": object()}
+    assert greeters.create("polite", offered=offered).greet() == "Good morning, Ada"
+    assert greeters.create("polite", offered=offered, name="Eve").greet() == "Good morning, Eve"
+    assert greeters.create("polite", offered={"model": object()}).greet() == "Good morning, you"
+
+
 def test_an_unknown_name_says_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="no greeter is called 'polit'; did you mean 'polite'\\?"):
         greeters.create("polit")

@@ -1,16 +1,20 @@
 """What every router promises, and what each of ours adds."""
 
 import asyncio
+import json
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from agentmesh.errors import ConfigError, ModelUnavailableError, RoutingError, UnknownNameError
-from agentmesh.models.base import Embedder
+from agentmesh.models.base import ChatRequest, Embedder
+from agentmesh.models.scripted import ScriptedModel
 from agentmesh.routing import Router, routers
 from agentmesh.run import RunContext, loose_context
 from agentmesh.text import content_words
@@ -79,8 +83,52 @@ class HashedEmbedder:
         return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
 
 
-@pytest.fixture(params=sorted(routers.builtin))
+def reads(request: ChatRequest) -> str:
+    """What a model says that names whoever shares a word with the request, in the form that it is asked in."""
+    text = request.messages[-1].text
+    if request.json_schema is None:
+        agents = re.findall("<Description>(.*?)</Description><ID>(.*?)</ID>", text)
+        asked = text.rpartition("user: ")[2]
+    else:
+        agents = [(line, line.partition(":")[0].partition(" ")[0]) for line in between(text, "agents").splitlines()]
+        asked = between(text, "request")
+    named = [agent for about, agent in agents if set(content_words(about)) & set(content_words(asked))]
+    if request.json_schema is None:
+        return "<Reason>shared words</Reason>\n" + "\n".join(f"<ID>{agent}</ID>" for agent in named or ["oos"])
+    picks = [{"id": agent, "part": "", "probability": 0.9} for agent in named]
+    outcome = "agents" if named else "none"
+    return json.dumps({"reason": "shared words", "outcome": outcome, "agents": picks, "none": 0.1, "question": ""})
+
+
+def between(text: str, label: str) -> str:
+    return text.partition(f"<<<{label}\n")[2].partition(f"\n{label}>>>")[0]
+
+
+class SharedWords:
+    """A decider that finds a choice likely that shares a word with the question."""
+
+    name = "shared words"
+
+    async def decide(self, question: str, choices: Mapping[str, str], ctx: RunContext) -> Mapping[str, float]:
+        asked = set(content_words(question))
+        return {id_: 0.8 if asked & set(content_words(text)) else 0.1 for id_, text in choices.items()}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "reasoning in JSON": {"model": lambda: ScriptedModel(reads)},
+    "reasoning in tags": {"model": lambda: ScriptedModel(reads), "protocol": "tags"},
+    "reasoning in samples": {"model": lambda: ScriptedModel(reads), "samples": 3},
+    "reasoning by a model that writes nonsense": {"model": lambda: ScriptedModel(lambda request: "{nonsense")},
+    "reasoning by a decider": {"decider": SharedWords()},
+}
+"""The router `reasoning` with options."""
+
+
+@pytest.fixture(params=[*sorted(routers.builtin), *VARIANTS])
 def router(request: pytest.FixtureRequest) -> Router:
+    if request.param in VARIANTS:
+        options = {k: v() if k == "model" else v for k, v in VARIANTS[request.param].items()}
+        return routers.create("reasoning", embedder=HashedEmbedder(), **options)
     return routers.create(request.param, embedder=HashedEmbedder())
 
 

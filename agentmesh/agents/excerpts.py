@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from agentmesh.agents.disagreement import Claim, disagreements, same_claim
 from agentmesh.agents.quantities import quantities
-from agentmesh.text import asks, content_words, sentences, stem
+from agentmesh.memory.leads import Lead, leads, names
+from agentmesh.text import asks, content_words, fold, sentences, stem
 from agentmesh.types import CitedSentence, ContextPack, PackItem
 
 __all__ = ["best_sentences", "opposed"]
@@ -27,6 +28,14 @@ NEAR_BEST = 0.72
 KIND_BONUS, HEADING_SHARE, RANK_SHARE = 0.25, 0.15, 0.10
 """Weights, beside the words' own 1.0, of: holding the kind of thing asked for, the words of the source line, the place
 of the item in the pack; our choice."""
+LEAD_SHARE = 0.30
+"""Beside them, of being about a name that the known sentences lead to, the more of the question they hold; our choice."""
+NEAR_BEST_LED = 0.85
+"""Share of the best score that further sentences must reach where that is about a lead; our choice."""
+LEAST_FIRST = 2
+"""Words of the question that a sentence must have to count as a first step, a name among them; our choice."""
+MOST_OF_CHAIN = 3
+"""Known sentences repeated before what they lead to, beside the `most` others."""
 
 _ASKING = re.compile(
     r"\?\s*$|^(?:and |but |also,? )?(?:\w+ )?(?:how|what|when|where|which|who|whom|whose|why|can|could|may|must|do|does"
@@ -41,7 +50,11 @@ _KINDS = (
     ),
     (re.compile(r"\bwhen\b|\b(?:which|what) (?:date|day|time|month)\b", re.I), "when"),
     (
-        re.compile(r"\bhow (?:many|much|fast|large|big|far|high)\b|\b(?:number|percent|port|limit|size)\b", re.I),
+        re.compile(
+            r"\bhow (?:many|much|fast|large|big|far|high|deep|heavy)\b|\b(?:number|percent|port|limit|size|depth|height"
+            r"|length|weight)\b|\bweigh(?:s|ed)?\b|\b(?:long|high|deep|heavi|larg|small|short|fast)er\b",
+            re.I,
+        ),
         "number",
     ),
     (re.compile(r"\bwhere\b", re.I), "where"),
@@ -57,19 +70,36 @@ class _Candidate(NamedTuple):
     heading: frozenset[str]
     rank: float
     """1 for the first item of the pack, falling to 0."""
+    lead: Lead | None = None
+    """What leads to it, where that made it one of the best."""
 
 
-def best_sentences(pack: ContextPack, request: str, *, most: int = MOST_SENTENCES) -> list[CitedSentence]:
+def best_sentences(
+    pack: ContextPack, request: str, *, most: int = MOST_SENTENCES, known: Sequence[str] = (), task: str = ""
+) -> list[CitedSentence]:
     """The 1 to `most` sentences of the pack that answer the request best, or none if nothing in it bears on it.
 
     Each single question of the request gets its best sentence, in the order of the questions; what room is left goes
     to the next best. A sentence that says the same again is left out; one that contradicts a chosen one is put
     beside it.
+
+    Where sentences are known already, one about a name that they lead to counts with what they hold of the question:
+    it is the next step. The steps before it stand before it, as far as the pack has them.
+
+    Args:
+        pack: Where sentences are taken from.
+        request: What is asked of the agent.
+        most: Sentences chosen, >= 1; steps before them and contradictions come on top.
+        known: Sentences that earlier stages and rounds of the run found, oldest first.
+        task: The whole question, where the request is a part of it.
     """
     candidates = _candidates(pack)
     questions = [q for q in asks(request) if _ASKING.search(q)] or [request]
     rarity = _rarity(candidates)
-    ranked = [_ranked(question, candidates, rarity) for question in questions]
+    found = leads(task or request, known)
+    ranked = [_ranked(question, candidates, rarity, found) for question in questions]
+    if not any(ranked):
+        ranked = [_first_steps(task or request, candidates)]
     chosen: list[_Candidate] = []
     for scored in ranked:
         _take(chosen, scored[:1], most)
@@ -77,7 +107,7 @@ def best_sentences(pack: ContextPack, request: str, *, most: int = MOST_SENTENCE
     _take(chosen, rest, most)
     place = {id(c): n for n, scored in reversed(list(enumerate(ranked))) for _, c in scored[:3]}
     chosen.sort(key=lambda c: place.get(id(c), len(ranked)))
-    said = [_cited(c) for c in chosen]
+    said = [_cited(c) for c in _with_steps(chosen, candidates, known)]
     return _beside(said, opposed(said, pack))
 
 
@@ -138,8 +168,25 @@ def _rarity(candidates: Sequence[_Candidate]) -> dict[str, float]:
     return {word: math.log(1 + (n - count + 0.5) / (count + 0.5)) for word, count in having.items()}
 
 
+def _with_steps(
+    chosen: Sequence[_Candidate], candidates: Sequence[_Candidate], known: Sequence[str]
+) -> list[_Candidate]:
+    """The chosen, each after the known sentences that lead to it, as far as the pack has them."""
+    by_text = {fold(c.text): c for c in reversed(candidates)}
+    ordered: list[_Candidate] = []
+    for c in chosen:
+        steps = [by_text.get(fold(known[place])) for place in c.lead.chain[-MOST_OF_CHAIN:]] if c.lead else []
+        for one in (*steps, c):
+            if one is not None and not any(same_claim(one.text, other.text) for other in ordered):
+                ordered.append(one)
+    return ordered
+
+
 def _ranked(
-    question: str, candidates: Sequence[_Candidate], rarity: dict[str, float]
+    question: str,
+    candidates: Sequence[_Candidate],
+    rarity: dict[str, float],
+    found: Sequence[Lead] = (),
 ) -> list[tuple[float, _Candidate]]:
     """The candidates that bear on a question with their scores, best first."""
     asked = set(content_words(question)) - {stem("want"), stem("know"), stem("need"), stem("tell"), stem("please")}
@@ -153,11 +200,47 @@ def _ranked(
     for c in candidates:
         covered = sum(weights[w] for w in asked & c.stems) / total
         heading = sum(weights[w] for w in (asked & c.heading) - c.stems) / total
+        bonus = KIND_BONUS if wanted and _holds(c.text, wanted) else 0.0
+        if found:
+            led, lead = _led(c, found, asked, weights)
+            if lead is not None:
+                score = led / total + bonus + RANK_SHARE * c.rank + LEAD_SHARE * lead.share / found[0].share
+                scored.append((score, c._replace(lead=lead)))
+                continue
         if covered + HEADING_SHARE * heading < LEAST_COVERAGE:
             continue
-        bonus = KIND_BONUS if wanted and _holds(c.text, wanted) else 0.0
         scored.append((covered + HEADING_SHARE * heading + bonus + RANK_SHARE * c.rank, c))
     return sorted(scored, key=lambda s: -s[0])
+
+
+def _first_steps(question: str, candidates: Sequence[_Candidate]) -> list[tuple[float, _Candidate]]:
+    """Where nothing answers: what is said of something that the question names, for it may lead on."""
+    asked = set(content_words(question))
+    named = [set(content_words(name)) for name in names(question)]
+    scored: list[tuple[float, _Candidate]] = []
+    for c in candidates:
+        held = asked & c.stems
+        if len(held) >= LEAST_FIRST and any(name and name <= c.stems for name in named):
+            scored.append((len(held) + RANK_SHARE * c.rank, c))
+    return sorted(scored, key=lambda s: -s[0])
+
+
+def _led(
+    c: _Candidate, found: Sequence[Lead], asked: set[str], weights: dict[str, float]
+) -> tuple[float, Lead | None]:
+    """The best chain that ends in this sentence: the weight of what it holds of the question, and the lead.
+
+    The sentence must be about the name, in its own words or under its heading, and hold something of the question that
+    the chain before it does not.
+    """
+    best, through = 0.0, None
+    for lead in found:
+        new = (asked & c.stems) - lead.covered - lead.stems
+        if new and lead.stems <= c.stems | c.heading:
+            held = sum(weights[w] for w in asked & (c.stems | lead.covered))
+            if through is None or held + LEAD_SHARE * lead.share > best + LEAD_SHARE * through.share:
+                best, through = held, lead
+    return best, through
 
 
 def _holds(text: str, wanted: str) -> bool:
@@ -177,7 +260,9 @@ def _holds(text: str, wanted: str) -> bool:
 
 
 def _near(scored: Sequence[tuple[float, _Candidate]]) -> list[tuple[float, _Candidate]]:
-    """Those close to the best of their question."""
+    """Those close to the best of their question; where that is about a lead, those that are about one, too."""
+    if scored and scored[0][1].lead is not None:
+        return [s for s in scored if s[0] >= NEAR_BEST_LED * scored[0][0] and s[1].lead is not None]
     return [s for s in scored if s[0] >= NEAR_BEST * scored[0][0]]
 
 

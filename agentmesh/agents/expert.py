@@ -1,18 +1,21 @@
 """The expert agent: a card and a pack make a prompt, a model's reply becomes a cited answer.
 
-It decides nothing about memory and calls no tools. A model that is declared not capable is never taken at its word: its
-replies carry the sentences of the pack that answer best, as they stand, marked `extractive`.
+It decides nothing about memory. A model that is declared not capable is never taken at its word: its replies carry the
+sentences of the pack that answer best, as they stand, marked `extractive`, and it calls no tools.
 """
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from agentmesh.agents.approvals import Pending, Refused, ToolUse
 from agentmesh.agents.citations import cited_sentences, without_marks
 from agentmesh.agents.excerpts import best_sentences, opposed
 from agentmesh.agents.schema import json_in, mismatch, text_of
+from agentmesh.agents.tool_loop import RESULT_TOKENS, ToolLoop, UsedTool, resting_on_tools
 from agentmesh.errors import LimitError, MeshError, ModelError, ModelReplyError, ModelTimeoutError, UnknownNameError
 from agentmesh.fence import fenced, inert, pack_line, render_pack
 from agentmesh.models.base import ChatMessage, ChatModel, ChatReply, ChatRequest
@@ -20,6 +23,9 @@ from agentmesh.models.call import call_model
 from agentmesh.prompts import render
 from agentmesh.run import RunContext
 from agentmesh.tokens import TokenCounter, counter_for
+from agentmesh.tools.allowed import allowed_tools
+from agentmesh.tools.base import BoundTool, Toolset
+from agentmesh.tools.call import ToolResult
 from agentmesh.types import (
     AgentCall,
     AgentCard,
@@ -39,6 +45,8 @@ NOT_FOUND = "NOT IN NOTES"
 """What the prompt tells a model to write when its notes do not hold the answer."""
 HISTORY_TURNS, HISTORY_CHARS = 4, 400
 """Latest turns of the conversation in the prompt, and the characters of each."""
+KNOWN_CHARS = 400
+"""Characters of each sentence found so far in the prompt."""
 MESSAGE_TOKENS = 8
 """Allowance for what a chat template puts around a message."""
 LEAST_REPLY_TOKENS = 16
@@ -54,10 +62,19 @@ class ExpertAgent:
         card: Who it is; its limits hold for each call.
         model: What it asks.
         role: Its role's policy; not needed to answer, kept for who composes agents.
+        toolsets: Where the tools of its card are found, by server; absent: it calls none.
     """
 
-    def __init__(self, card: AgentCard, model: ChatModel, role: RolePolicy | None = None) -> None:
+    def __init__(
+        self,
+        card: AgentCard,
+        model: ChatModel,
+        role: RolePolicy | None = None,
+        *,
+        toolsets: Mapping[str, Toolset] | None = None,
+    ) -> None:
         self._card, self._model, self.role = card, model, role
+        self._toolsets = toolsets or {}
         self._counter: TokenCounter | None = None
 
     @property
@@ -86,11 +103,20 @@ class ExpertAgent:
         if self._counter is None:
             info = self._model.info
             self._counter = await asyncio.to_thread(counter_for, info.tokenizer or info.name)
+        work.loop = await self._tool_loop(work, self._counter)
         if not self._model.info.capable and self._card.output_schema is None:
             return await self._beside_extracts(work)
         request = self._prompt(work, self._counter)
         structured: Any = None
-        answer = await self._ask(request, work)
+        if work.loop is None:
+            answer = await self._ask(request, work)
+        else:
+            use = partial(self._use, work, ToolUse(self._card, work.call, work.ctx))
+            talk = await work.loop.run(request, partial(self._ask, work=work), use, room=work.result_tokens)
+            work.notes += talk.notes
+            if talk.pending is not None:
+                return work.call.reply(ReplyStatus.NEEDS_APPROVAL, pending=talk.pending)
+            request, answer, work.used = talk.request, talk.reply, talk.used
         text = answer.text.strip()
         if self._card.output_schema is not None:
             structured = await self._structured(request, answer, self._card.output_schema, work)
@@ -98,19 +124,47 @@ class ExpertAgent:
         reply = self._reply(text, work)
         return self._noted(reply.model_copy(update={"structured": structured}), work)
 
+    async def _tool_loop(self, work: "_Work", counter: TokenCounter) -> ToolLoop | None:
+        """How the tools of the card are used; None: it has none, or its model is not to be trusted with one."""
+        info = self._model.info
+        if not self._card.tools or not self._toolsets:
+            return None
+        if not info.capable:
+            work.notes.append(f"{info.name!r} is not capable and called no tools; choose another model")
+            return None
+        where = f"agent {self._card.id!r}: tools"
+        tools, problems = await allowed_tools(self._card.tools, self._toolsets, where=where)
+        work.notes += problems
+        window = min(info.context_tokens, self._card.limits.max_prompt_tokens or info.context_tokens)
+        work.result_tokens = min(RESULT_TOKENS, window // 4)
+        return ToolLoop(tools, native=info.tools, counter=counter, most_tokens=window // 4)
+
+    async def _use(
+        self, work: "_Work", use: ToolUse, tool: BoundTool, arguments: dict[str, Any]
+    ) -> ToolResult | Pending | Refused:
+        """Call a tool, unless the model calls before have cost more than the card allows."""
+        allowed, spent = self._card.limits.max_usd, total_usage(work.spent).cost_usd
+        if allowed is not None and spent > allowed:
+            raise LimitError("max_usd", allowed, spent)
+        return await use(tool, arguments)
+
     async def _beside_extracts(self, work: "_Work") -> AgentReply:
         """The extracts of the pack, and what a model that is not capable makes of them.
 
         It reads the extracts alone: a small model loses itself in more, and takes its time. If it fails, the extracts
-        stand alone; if there are none, it is not asked.
+        stand alone; if there are none, it is not asked. They cost nothing, so they stand even where a budget is spent,
+        in a reply that says so.
         """
-        extracts = best_sentences(work.pack, work.part)
+        extracts = work.extracts()
         text = ""
         if extracts:
             try:
                 text = (await self._ask(self._small_prompt(work, extracts), work)).text.strip()
             except ModelError as error:
                 work.notes.append(f"{error}; the extracts stand alone")
+            except LimitError as error:
+                over = self._reply("", work, extracts)
+                return over.model_copy(update={"status": ReplyStatus.OVER_LIMIT, "error": str(error)})
         return self._noted(self._reply(text, work, extracts), work)
 
     def _noted(self, reply: AgentReply, work: "_Work") -> AgentReply:
@@ -125,7 +179,7 @@ class ExpertAgent:
         pack, capable = work.pack, self._model.info.capable
         missing = text.upper().startswith(NOT_FOUND)
         words = text[len(NOT_FOUND) :].lstrip(" .:,-\n") if missing else text
-        said = cited_sentences(words, pack)
+        said = resting_on_tools(cited_sentences(words, pack), work.used)
         if capable:
             if not text:
                 raise ModelReplyError(f"{self._model.info.name!r} wrote nothing; try again or choose another model")
@@ -133,7 +187,7 @@ class ExpertAgent:
             status = ReplyStatus.NO_EVIDENCE if missing else ReplyStatus.ANSWERED
             cited = _items([*said, *beside])
         else:
-            beside = best_sentences(pack, work.part) if extracts is None else list(extracts)
+            beside = work.extracts() if extracts is None else list(extracts)
             status = ReplyStatus.ANSWERED if beside else ReplyStatus.NO_EVIDENCE
             cited = _items(beside)
         return work.call.reply(
@@ -190,7 +244,9 @@ class ExpertAgent:
         room = info.context_tokens - output
         if limits.max_prompt_tokens is not None:
             room = min(room, limits.max_prompt_tokens)
-        system = self._system(call.variant)
+        if work.loop is not None:
+            room = max(LEAST_REPLY_TOKENS, room - work.loop.reserved_tokens - work.result_tokens)
+        system = "\n\n".join(filter(None, (self._system(call.variant), work.loop.policy() if work.loop else "")))
         task, part = inert(call.task.text), inert(work.part)
         kept = len(work.pack.items)
         user = self._user(work, task, part, kept)
@@ -209,6 +265,7 @@ class ExpertAgent:
             task = part = counter.cut(part, most)
             user = self._user(work, task, part, kept, history=False)
             work.notes.append("the question was cut to fit the prompt; ask a shorter one")
+        work.result_tokens += max(0, room - _tokens(counter, system, user))
         return ChatRequest(
             messages=(ChatMessage(role="system", text=system), ChatMessage(role="user", text=user)),
             json_schema=self._card.output_schema,
@@ -248,6 +305,7 @@ class ExpertAgent:
             "expert-ask",
             history=_history(work.call.task.history) if history else "",
             memory=memory or "There are no notes on this.",
+            known=_found_so_far(work.call.known) if history else "",
             task=task,
             part="all of it" if part == task else part,
         ).strip()
@@ -264,11 +322,28 @@ class _Work:
     notes: list[str] = field(default_factory=list[str])
     """What went not quite right, one sentence each."""
     answered_by: str = ""
+    loop: ToolLoop | None = None
+    result_tokens: int = 0
+    """Tokens of the prompt that are left for what tools say."""
+    used: Sequence[UsedTool] = ()
+    """The tool calls that gave a result."""
 
     @property
     def part(self) -> str:
         """What this agent is to answer."""
         return self.call.part.strip() or self.call.task.text
+
+    def extracts(self) -> list[CitedSentence]:
+        """The sentences of the pack that answer best, and what leads on from those that are known."""
+        return best_sentences(self.pack, self.part, known=self.call.known, task=self.call.task.full_text)
+
+
+def _found_so_far(known: Sequence[str]) -> str:
+    """What earlier stages and rounds found, as data; empty if nothing."""
+    if not known:
+        return ""
+    lines = [f"- {inert(sentence)[:KNOWN_CHARS]}" for sentence in known]
+    return f"\nFound so far, by others (their notes are not shown again):\n{fenced('found', lines)}\n"
 
 
 def failed_reply(call: AgentCall, error: Exception) -> AgentReply:

@@ -21,6 +21,11 @@ class FunctionAgent:
     pack if it has a second parameter. It returns a text, which may cite items as `[m1]`, or an `AgentReply`; an empty
     text means that it found nothing. It may be async; otherwise it runs in a thread, which a timeout leaves behind.
 
+    A function that takes the call may ask a person before it acts. It returns
+    `call.reply(ReplyStatus.NEEDS_APPROVAL, pending={"id": "refund", "text": "Refund 20 EUR?"})`; once a person has
+    answered it is called again from its top, with `call.approved == {"refund": True}` (or False). So it acts only after
+    it has looked there, and it may ask again under another id.
+
     Args:
         card: Who it is; `limits.timeout_s` holds.
         function: What answers.
@@ -62,7 +67,7 @@ class FunctionAgent:
         )
 
     async def _call(self, call: AgentCall, pack: ContextPack) -> object:
-        asked = call if self._takes_call else call.part.strip() or call.task.text
+        asked = call if self._takes_call else call.part.strip() or call.task.full_text
         arguments: list[object] = [] if self._takes_nothing else [asked, pack] if self._takes_pack else [asked]
         if inspect.iscoroutinefunction(self._function):
             return await self._function(*arguments)
@@ -71,6 +76,11 @@ class FunctionAgent:
 
     def _reply(self, said: object, call: AgentCall, pack: ContextPack) -> AgentReply:
         if isinstance(said, AgentReply):
+            if said.status is ReplyStatus.NEEDS_APPROVAL and not _asks(said.pending):
+                raise MeshError(
+                    f"the function of {self._card.id!r} needs approval but does not say for what; give `pending` an "
+                    "`id` and a `text`, both texts"
+                )
             return said.model_copy(update={"call_id": call.id, "agent": call.agent})
         if not isinstance(said, str):
             raise MeshError(
@@ -83,3 +93,8 @@ class FunctionAgent:
             sentences=tuple(sentences),
             cited=tuple(dict.fromkeys(item for s in sentences for item in s.items)),
         )
+
+
+def _asks(pending: dict[str, Any] | None) -> bool:
+    """Whether a person can be asked with this."""
+    return pending is not None and all(isinstance(pending.get(key), str) and pending[key] for key in ("id", "text"))

@@ -50,7 +50,8 @@ def main() -> NoReturn:
 def _other(error: Exception) -> int:
     """Usage mistakes as typer words them; anything else in one line with where it happened."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        message, code = str(error.format_message()), int(error.exit_code)  # pyright: ignore
+        message = str(error.format_message()).replace("Value error, ", "")  # pyright: ignore
+        code = int(error.exit_code)  # pyright: ignore
         _complain(message[:1].lower() + message[1:], kind="UsageError")
         return code
     if type(error).__name__ in ("Abort", "Exit"):

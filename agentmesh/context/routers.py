@@ -5,6 +5,7 @@ agent's model. What is not the reader's to see is not even named in the report.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ from agentmesh.context.selection import CHOSEN, select_under_budget
 from agentmesh.errors import ContextError, MeshError
 from agentmesh.fence import render_pack
 from agentmesh.memory.base import Found, MemoryFilter, MemoryStore
+from agentmesh.memory.leads import Lead, leads
 from agentmesh.models.base import Embedder
 from agentmesh.run import Clock, RunContext
 from agentmesh.text import asks, content_words
@@ -37,8 +39,17 @@ MEASURED_AT_ONCE = 8
 """New items up to this many are measured in the event loop's own thread (about 0.2 ms each); more go to another."""
 BEST_ASK_SHARE = 0.6
 """Of the words' part in the relevance: weight of the single question that an item fits best; our choice."""
-PARTS = ("relevance", "cosine", "lexical", "role", "stage", "recency", "trust")
-"""Parts of a score, as the report names them; cosine and lexical are mixed into the relevance."""
+MOST_LEADS = 6
+"""Names that earlier stages and rounds led to and that are looked up; our choice."""
+KNOWN_SHARE = 0.6
+"""How far an item that is all about a lead comes nearer to full relevance; our choice."""
+NAME_SHARE = 0.5
+"""Of what an item gets for a lead: for the name alone; the rest is for the words of the question that are still open."""
+QUESTION_SHARE = 0.5
+"""Of the budget: filled by relevance to the question itself before leads compete for the rest; our choice."""
+PARTS = ("relevance", "cosine", "lexical", "role", "stage", "recency", "trust", "known")
+"""Parts of a score, as the report names them; cosine, lexical and known are mixed into the relevance, and known is there
+only if something was known."""
 FULL_TOKENS = 6_000
 """Budget of `full` where none is set: leaves a model with a window of 8,192 tokens room for prompt and reply."""
 NEWEST_KEPT = 1_000
@@ -47,6 +58,9 @@ NEWEST_KEPT = 1_000
 
 class RoleAwareRouter:
     """Scores what the role may read by relevance, role, stage, recency and trust, and fills the budget best first.
+
+    In later stages and rounds it looks up what the known sentences lead to as well: items about a name that the question
+    does not hold come nearer, the more so if they hold what is still open. Half of the budget stays with the question.
 
     Args:
         store: Where memory is searched.
@@ -93,12 +107,15 @@ class RoleAwareRouter:
         budget = budget_for(request, default_tokens=self._budget_tokens)
         clock = self._clock or ctx.clock
         texts = _queries(request)
+        known = leads(request.task.full_text, request.known)[:MOST_LEADS]
         found, length = await self._search(texts, request, clock.now())
         counter = await self._packer.counter(request.model)
         cosines = {item.id: (item, similarity * length) for item, similarity in found}
+        for item, similarity in await self._look_up(known, request, clock.now()):
+            cosines.setdefault(item.id, (item, KNOWN_SHARE * similarity))
         candidates, reasons = _admit(cosines, request, at=clock.now(), min_trust=self._min_trust)
         measured = await self._packer.measure(candidates, counter)
-        scored = self._score(measured, np.array([cosines[m.item.id][1] for m in measured]), texts, request, ctx)
+        scored = self._score(measured, np.array([cosines[m.item.id][1] for m in measured]), texts, known, request, ctx)
         chosen = _choose(scored, budget, self._min_relevance, self._min_share, overhead=self._packer.overhead(counter))
         return self._packer.pack(
             request, chosen, reasons, budget=budget, counter=counter, latency_ms=_since(started, ctx)
@@ -122,18 +139,32 @@ class RoleAwareRouter:
             raise ContextError(f"memory could not be searched: {error}") from error
         return found, length
 
+    async def _look_up(self, known: Sequence[Lead], request: ContextRequest, at: float) -> list[Found]:
+        """What the store finds by the names that earlier stages and rounds led to; nothing without them."""
+        if not known:
+            return []
+        wanted = request.part.strip() or request.task.text
+        try:
+            vector = (await self._embedder.embed([f"{', '.join(lead.name for lead in known)}. {wanted}"]))[0]
+            return await self._store.search(request.task.tenant, vector, k=self._k, where=_filter(request, at))
+        except MeshError as error:
+            raise ContextError(f"memory could not be searched: {error}") from error
+
     def _score(
         self,
         measured: Sequence[Measured],
         cosines: NDArray[np.float64],
         texts: Sequence[str],
+        known: Sequence[Lead],
         request: ContextRequest,
         ctx: RunContext,
     ) -> "list[_Scored]":
         shares = (1.0,) if len(texts) == 1 else (self._part_share, 1.0 - self._part_share)
         lexical = _lexical(texts, shares, measured)
+        asked = relevance(cosines, lexical, dense_share=self._dense_share)
+        led = _led(known, request.task.full_text, measured)
         parts = {
-            "relevance": relevance(cosines, lexical, dense_share=self._dense_share),
+            "relevance": asked + KNOWN_SHARE * led * (1.0 - asked),
             "role": np.array([request.role.kinds.get(m.item.kind, 0.0) for m in measured]),
             "stage": np.array([request.role.stage_priority.get(m.item.stage, 1.0) for m in measured]),
             "recency": recency(
@@ -143,8 +174,12 @@ class RoleAwareRouter:
             "trust": np.array([m.item.trust for m in measured], dtype=np.float64),
         }
         scores = importance(**parts, weights=self._weights).tolist()
-        rows = np.column_stack([parts["relevance"], cosines, lexical, *(parts[name] for name in PARTS[3:])]).tolist()
-        return [_Scored(m, score, row[0], row) for m, score, row in zip(measured, scores, rows, strict=True)]
+        rest = [parts[name] for name in PARTS[3:-1]] + ([led] if known else [])
+        rows = np.column_stack([parts["relevance"], cosines, lexical, *rest]).tolist()
+        return [
+            _Scored(m, score, row[0], row, own)
+            for m, score, row, own in zip(measured, scores, rows, asked.tolist(), strict=True)
+        ]
 
 
 class _ByAge:
@@ -235,6 +270,13 @@ class _Scored(NamedTuple):
     relevance: float
     parts: Sequence[float] = ()
     """As `PARTS` names them."""
+    asked: float | None = None
+    """Relevance to the question itself, where leads were looked up as well; None: the same."""
+
+    @property
+    def own(self) -> float:
+        """Relevance to the question itself."""
+        return self.relevance if self.asked is None else self.asked
 
 
 @dataclass(frozen=True)
@@ -372,6 +414,26 @@ def _lexical(texts: Sequence[str], shares: Sequence[float], measured: Sequence[M
     return total
 
 
+def _led(known: Sequence[Lead], question: str, measured: Sequence[Measured]) -> NDArray[np.float64]:
+    """How far each item is about a name that known sentences led to and holds what is still open, 0..1, shape (n,)."""
+    if not known or not measured:
+        return np.zeros(len(measured))
+    asked = list(dict.fromkeys(content_words(question[:QUERY_CHARS])))
+    queries = [list(lead.stems) for lead in known] + [[w for w in asked if w not in lead.covered] for lead in known]
+    headed = [m.counts + Counter(_heading(m.item.source)) for m in measured]
+    found = bm25_shares(queries, headed, [m.length for m in measured])
+    named, still_open = found[: len(known)], found[len(known) :]
+    best = max(lead.share for lead in known)
+    weights = np.array([lead.share / best for lead in known])[:, None]
+    return (weights * named * (NAME_SHARE + (1.0 - NAME_SHARE) * still_open)).max(axis=0)
+
+
+@lru_cache(maxsize=4096)
+def _heading(source: str) -> tuple[str, ...]:
+    """Stems of the line that says where an item comes from: often it alone says what the item is about."""
+    return tuple(content_words(source))
+
+
 @lru_cache(maxsize=64)
 def _questions(text: str) -> tuple[tuple[str, ...], ...]:
     """Stems of the text, then of each single question in it; all agents of a round ask about the same task."""
@@ -387,8 +449,12 @@ def _age(item: MemoryItem, request: ContextRequest, run_id: str) -> float:
 def _choose(
     scored: Sequence[_Scored], budget: int, min_relevance: float, min_share: float, *, overhead: int, novel: bool = True
 ) -> _Choice:
-    """The items that are relevant, new and within the budget."""
-    floor = max(min_relevance, min_share * max((s.relevance for s in scored), default=0.0))
+    """The items that are relevant, new and within the budget.
+
+    What is known adds items and takes none away: the floor is set by relevance to the question, and a share of the
+    budget is filled by that alone.
+    """
+    floor = max(min_relevance, min_share * max((s.own for s in scored), default=0.0))
     able = [s for s in scored if s.relevance >= floor]
     low = [s for s in scored if s.relevance < floor]
 
@@ -397,12 +463,13 @@ def _choose(
         return None if same is None else f"says the same as {able[same].measured.item.id}"
 
     checked: Callable[[int, Sequence[int]], str | None] | None = repeated if novel else None
-    selection = select_under_budget(
-        np.array([s.score for s in able], dtype=np.float64),
-        np.array([s.measured.tokens for s in able], dtype=np.int64),
-        budget=budget - overhead,
-        repeats=checked,
-    )
+    scores = np.array([s.score for s in able], dtype=np.float64)
+    costs = np.array([s.measured.tokens for s in able], dtype=np.int64)
+    if any(s.own < s.relevance for s in able):
+        asked = np.array([s.own if s.own >= floor else -1.0 for s in able], dtype=np.float64)
+        first = select_under_budget(asked, costs, budget=int(QUESTION_SHARE * (budget - overhead)), repeats=checked)
+        scores[[i for i in first.kept if asked[i] >= 0]] += 1.0  # scores are at most 1: these come before all others
+    selection = select_under_budget(scores, costs, budget=budget - overhead, repeats=checked)
     verdicts = [(s, selection.reasons[i]) for i, s in enumerate(able)]
     verdicts += [(s, f"below the relevance floor: {s.relevance:.2f} < {floor:.2f}") for s in low]
     verdicts.sort(key=lambda v: -v[0].score)

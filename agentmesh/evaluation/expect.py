@@ -22,11 +22,10 @@ def check_answer(expected: Expectation, answer: Answer) -> list[Check]:
     """Compare an answer with what its task expects.
 
     A fact stands in the answer if its words do, case and white space aside. A conflict is named if one conflict of
-    the answer has both values on different sides. Every reply that says something must cite an item of its pack.
+    the answer has both values on different sides. The agents are those that a router chose, over all rounds. Every reply that says something must cite an item of its pack.
     """
     checks = [_same("outcome", [expected.outcome], [answer.status.value])]
-    chosen = list(answer.decision.agents) if answer.decision else []
-    checks.append(_same("agents", sorted(expected.agents), sorted(chosen)))
+    checks.append(_same("agents", sorted(expected.agents), sorted(_dispatched(answer))))
     text = fold(answer.text)
     checks += [
         Check(name="fact", passed=fold(fact) in text, detail=fact if fold(fact) in text else f"missing: {fact}")
@@ -41,6 +40,13 @@ def check_answer(expected: Expectation, answer: Answer) -> list[Check]:
         detail = f"nothing cited by {', '.join(silent)}" if silent else "every reply cites an item of its pack"
         checks.append(Check(name="citations", passed=not silent, detail=detail))
     return checks
+
+
+def _dispatched(answer: Answer) -> set[str]:
+    """The agents of the last decision, and those that were chosen for the same stages in earlier rounds."""
+    chosen = set(answer.decision.agents) if answer.decision else set[str]()
+    stages = {reply.stage for reply in answer.replies if reply.agent in chosen}
+    return chosen | {reply.agent for reply in answer.replies if reply.stage in stages}
 
 
 def _same(name: str, expected: Sequence[str], found: Sequence[str]) -> Check:

@@ -29,6 +29,8 @@ class ToolSpec(Frozen):
     description: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict[str, Any])
     """JSON schema of its arguments."""
+    idempotent: bool = False
+    """Whether calling it twice does no more than calling it once: only then is a call that was cut off repeated."""
 
 
 class ToolCall(Frozen):

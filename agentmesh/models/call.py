@@ -30,7 +30,8 @@ async def call_model(
         first_wait_s: Seconds before the first repetition.
 
     Raises:
-        LimitError: If a budget of the run is spent.
+        LimitError: If a budget of the run, its tenant, its user or this agent is spent.
+        StoreError: If it cannot be read what is left of a budget; the model is not asked then.
         ModelError: If the model failed for good; `ModelTimeoutError` past the deadline.
     """
     call_id = ctx.next_call_id()
@@ -42,7 +43,8 @@ async def call_model(
     started = ctx.clock.monotonic()
     for attempt in range(retries + 1):
         if ctx.meter is not None:
-            ctx.meter.check()
+            await ctx.meter.read()
+            ctx.meter.check(ctx.agent)
         try:
             reply = await _ask_once(model, request, ctx)
             break
@@ -68,7 +70,7 @@ async def _ask_once(model: ChatModel, request: ChatRequest, ctx: RunContext) -> 
     if left <= 0:
         raise ModelTimeoutError(f"no time is left to ask {model.info.name!r}; raise `limits.timeout_s`")
     if ctx.meter is not None:
-        ctx.meter.pending_calls += 1
+        ctx.meter.begin(ctx.agent)
     try:
         async with asyncio.timeout(left):
             bounded = request.model_copy(update={"timeout_s": left})
@@ -92,7 +94,7 @@ async def _ask_once(model: ChatModel, request: ChatRequest, ctx: RunContext) -> 
         ) from error
     finally:
         if ctx.meter is not None:
-            ctx.meter.pending_calls -= 1
+            ctx.meter.end(ctx.agent)
 
 
 def _count(
@@ -107,7 +109,9 @@ def _count(
 ) -> None:
     """Add what the call took to the run, and say so."""
     if ctx.meter is not None and not replayed:
-        ctx.meter.add(reply.usage)
+        ctx.meter.add(reply.usage, ctx.agent)
+        if not reply.usage.cost_known and (unbounded := ctx.meter.unpriced(ctx.agent)):
+            ctx.emit(StepFailed(agent=ctx.agent, error=_unpriced(reply.model or name, unbounded), kind="UnknownPrice"))
     kept = tuple(m.model_dump(mode="json", exclude_defaults=True) for m in request.messages) if ctx.keep_prompts else ()
     ctx.emit(
         ModelCalled(
@@ -121,4 +125,14 @@ def _count(
             messages=kept,
             reply=reply.text if ctx.keep_prompts else "",
         )
+    )
+
+
+def _unpriced(model: str, bounds: tuple[str, ...]) -> str:
+    """What is said of a model whose price is not known."""
+    keys = " and ".join(f"`{bound}`" for bound in bounds)
+    verb = "does" if len(bounds) == 1 else "do"
+    return (
+        f"the price of {model!r} is not known, so its calls count as 0 US$ and {keys} {verb} not bound them; set "
+        "`usd_per_million_prompt_tokens` and `usd_per_million_completion_tokens` of the model, or bound tokens"
     )

@@ -34,7 +34,15 @@ from agentmesh.models.wire import ReplyBuilder, one_line, to_wire
 from agentmesh.settings import ModelSettings
 from agentmesh.types import Usage
 
-__all__ = ["LiteLLMChatModel", "LiteLLMClient", "known_models", "known_providers", "load_litellm", "translated"]
+__all__ = [
+    "LiteLLMChatModel",
+    "LiteLLMClient",
+    "known_models",
+    "known_providers",
+    "load_litellm",
+    "missing_key",
+    "translated",
+]
 
 NO_KEY = "no-key"
 """What a server that asks for no key is sent."""
@@ -226,7 +234,7 @@ class LiteLLMClient:
     def _open(self, litellm: Any) -> Any:
         global _open_clients
         settings = self._settings
-        key = _find_key(litellm, self._name, settings)
+        key = _find_key(self._name, settings)
         self._secrets = (key,) if key and key != NO_KEY else ()
         common: dict[str, Any] = {"timeout": settings.timeout_s, "max_retries": 0, "drop_params": True}
         own: dict[str, Any] = {**common, **settings.options, "model": settings.model}
@@ -316,7 +324,7 @@ def _facts_of(model: str) -> Mapping[str, Any]:
     return known.get(model) or known.get(model.partition("/")[2]) or {}
 
 
-def _find_key(litellm: Any, name: str, settings: ModelSettings) -> str | None:
+def _find_key(name: str, settings: ModelSettings) -> str | None:
     """The key to send: from `api_key_env`, else the provider's usual variable (None: LiteLLM reads it itself).
 
     Raises:
@@ -327,18 +335,25 @@ def _find_key(litellm: Any, name: str, settings: ModelSettings) -> str | None:
         if not key:
             raise ModelAuthError(f"the key of {name!r} is missing; set the environment variable {settings.api_key_env}")
         return key
-    if "api_key" in settings.options:
-        return None
-    missing = [
-        v for v in litellm.validate_environment(model=settings.model)["missing_keys"] if str(v).endswith("_API_KEY")
-    ]
-    if not missing:
+    missing = missing_key(settings)
+    if missing is None:
         return None
     if settings.api_base:
         return NO_KEY
     raise ModelAuthError(
-        f"the key of {name!r} is missing; set the environment variable {missing[0]}, or `api_key_env` to another one"
+        f"the key of {name!r} is missing; set the environment variable {missing}, or `api_key_env` to another one"
     )
+
+
+def missing_key(settings: ModelSettings) -> str | None:
+    """The provider's usual variable if this model's key should stand there and does not; blocks for seconds at first.
+
+    Not for settings with `api_key_env`, which name a variable of their own.
+    """
+    if "api_key" in settings.options:
+        return None
+    unset = load_litellm().validate_environment(model=settings.model)["missing_keys"]
+    return next((str(v) for v in unset if str(v).endswith("_API_KEY")), None)
 
 
 def translated(error: Exception, name: str, *, secrets: tuple[str, ...] = ()) -> ModelError:

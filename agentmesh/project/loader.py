@@ -6,12 +6,13 @@ nothing: which routers, models and conditions exist is told to it.
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from agentmesh.errors import ConfigError, GraphError, ProjectError, nearest
+from agentmesh.errors import ConfigError, GraphError, ProjectError, UnknownNameError, nearest
 from agentmesh.mistakes import Mistake, Steps, dotted, looks_secret, shown, suggest, unknown, validated
 from agentmesh.project.frontmatter import (
     MAX_CARD_BYTES,
@@ -22,10 +23,19 @@ from agentmesh.project.frontmatter import (
     split_front_matter,
 )
 from agentmesh.project.schema import CARD_KEYS, GraphFile, Scenario, ScenarioFile, scenario_from
-from agentmesh.settings import SETTINGS_FILE, MeshSettings, SettingsReading, read_settings
+from agentmesh.settings import SETTINGS_FILE, GuardrailSettings, MeshSettings, SettingsReading, read_settings
 from agentmesh.types import AgentCard, RolePolicy
 
-__all__ = ["UNCHECKED", "KnownNames", "Mistake", "Project", "check_project", "find_project", "load_project"]
+__all__ = [
+    "UNCHECKED",
+    "KnownNames",
+    "Mistake",
+    "Project",
+    "check_project",
+    "find_project",
+    "is_project",
+    "load_project",
+]
 
 AGENTS, ROLES, SCENARIOS, SERVERS = "agents", "memory/roles.yaml", "scenarios", "tools/mcp.json"
 FIRST_CARD = "create agents/<id>.md that begins with the lines `---`, `description: what it answers` and `---`"
@@ -50,6 +60,8 @@ class KnownNames:
     """Names that `when` and `while` may use."""
     check_model: Callable[[str], None] | None = None
     """Raises `ConfigError` unless a model that is no name of the settings may be one (`openai/gpt-5-mini`)."""
+    check_guardrail: Callable[[GuardrailSettings], None] | None = None
+    """Raises `ConfigError` unless a guardrail can be made of its settings."""
 
 
 UNCHECKED = KnownNames()
@@ -103,9 +115,13 @@ def check_project(
     known: KnownNames = UNCHECKED,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    overlay: Mapping[str, bytes | None] | None = None,
 ) -> list[Mistake]:
-    """Every mistake of the project in `folder`; empty if `load_project` would take it. Arguments as there."""
-    reader = _Reader(folder, known, environ or {}, overrides)
+    """Every mistake of the project in `folder`; empty if `load_project` would take it. Arguments as there.
+
+    `overlay` holds cards by path (`agents/x.md`) as if they stood there already, or None as if they were gone.
+    """
+    reader = _Reader(folder, known, environ or {}, overrides, overlay)
     reader.read()
     return reader.mistakes
 
@@ -115,25 +131,35 @@ def find_project(start: Path) -> Path:
 
     One looks so if it has cards, an `agentmesh.toml`, or a table `[tool.agentmesh]` in its `pyproject.toml`.
     """
-    for folder in (start.absolute(), *start.absolute().parents):
-        shared = folder / "pyproject.toml"
-        if (
+    return next((f for f in (start.absolute(), *start.absolute().parents) if is_project(f)), start)
+
+
+def is_project(folder: Path) -> bool:
+    """Whether this folder itself looks like a project; what cannot be read does not."""
+    shared = folder / "pyproject.toml"
+    with suppress(OSError):
+        return (
             (folder / SETTINGS_FILE).is_file()
             or any((folder / AGENTS).glob("*.md"))
             or (shared.is_file() and b"[tool.agentmesh" in shared.read_bytes())
-        ):
-            return folder
-    return start
+        )
+    return False
 
 
 class _Reader:
     """One pass over a project's files; `mistakes` grows as it goes."""
 
     def __init__(
-        self, folder: Path, known: KnownNames, environ: Mapping[str, str], overrides: Mapping[str, Any] | None
+        self,
+        folder: Path,
+        known: KnownNames,
+        environ: Mapping[str, str],
+        overrides: Mapping[str, Any] | None,
+        overlay: Mapping[str, bytes | None] | None = None,
     ) -> None:
         self.given, self.folder, self.known = folder, folder.absolute(), known
         self.environ, self.overrides = environ, overrides
+        self.overlay = {self.folder / path: data for path, data in (overlay or {}).items()}
         self.mistakes: list[Mistake] = []
         self.settings = MeshSettings()
         self.settings_broken = False
@@ -158,6 +184,7 @@ class _Reader:
         self.roles = self._read_roles()
         self.servers = self._read_servers()
         cards = self._read_cards()
+        self._check_budgets(reading)
         return Project(
             folder=self.folder,
             settings=self.settings,
@@ -184,14 +211,47 @@ class _Reader:
             (("refiner",), "refiner", known.refiners),
             (("memory", "embedder"), "embedder", known.embedders),
             (("refiner_model",), "model", None if self.settings_broken else self.settings.models),
+            (("routing", "model"), "model", None if self.settings_broken else self.settings.models),
         )
         for steps, kind, names in named:
             for _, name in _at(reading.values, steps):
                 if wrong := _unknown(kind, name, names):
                     self.mistakes.append(reading.mistake(steps, wrong))
+        for steps, name in _routers_in(reading.values):
+            if wrong := _unknown("router", name, known.routers):
+                self.mistakes.append(reading.mistake(steps, wrong))
         for steps, model in _at(reading.values, ("models", None, "model")):
             if wrong := self._told_of(model):
                 self.mistakes.append(reading.mistake(steps, wrong))
+        self._check_guardrails(reading)
+
+    def _check_guardrails(self, reading: SettingsReading) -> None:
+        """Rules and their options, of entries that are right in themselves."""
+        check, entries = self.known.check_guardrail, reading.values.get("guardrails")
+        if check is None or not isinstance(entries, list | tuple):
+            return
+        for index, entry in enumerate(cast("Sequence[object]", entries)):
+            values = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+            guardrail, _ = validated(GuardrailSettings, values)
+            try:
+                if guardrail is not None:
+                    check(guardrail)
+            except ConfigError as error:
+                steps = (
+                    "guardrails",
+                    index,
+                    *(("rule",) if isinstance(error, UnknownNameError) and error.kind == "guardrail" else ()),
+                )
+                self.mistakes.append(reading.mistake(steps, str(error)))
+
+    def _check_budgets(self, reading: SettingsReading) -> None:
+        """Budgets of agents that are not there; those of users and tenants may be of anybody."""
+        named: Any = reading.values.get("budgets")
+        named = cast("dict[str, Any]", named).get("agents") if isinstance(named, dict) else None
+        for agent in cast("dict[str, Any]", named) if isinstance(named, dict) else ():
+            if agent != "*" and self.ids and agent not in self.ids:
+                wrong = unknown("agent", agent, self.ids)
+                self.mistakes.append(reading.mistake(("budgets", "agents", agent), wrong))
 
     def _model_mistake(self, name: str) -> str | None:
         """What is wrong with the model of a card: a name of the settings, or a model id."""
@@ -277,12 +337,14 @@ class _Reader:
 
     def _read_cards(self) -> list[AgentCard]:
         folder = self.folder / AGENTS
-        if not folder.is_dir():
+        if not folder.is_dir() and not self.overlay:
             other = [n for n in (SETTINGS_FILE, ROLES, SCENARIOS, SERVERS) if (self.folder / n).exists()]
             what = "there is no such folder" if other else "this is no mesh project, for there is no such folder"
             self._note(f"{AGENTS}/", f"{what}; {FIRST_CARD}")
             return []
-        paths = [p for p in self._files(folder) if p.suffix == ".md" and p.name.lower() != "readme.md"]
+        there = [p for p in self._files(folder) if p not in self.overlay] if folder.is_dir() else []
+        there += [p for p, data in self.overlay.items() if data is not None]
+        paths = [p for p in sorted(there) if p.suffix == ".md" and p.name.lower() != "readme.md"]
         if not paths:
             self._note(f"{AGENTS}/", f"no agent is here (files that do not end in .md do not count); {FIRST_CARD}")
         self.ids = {p.stem for p in paths}
@@ -464,6 +526,8 @@ class _Reader:
 
     def _bytes(self, path: Path, most_bytes: int) -> bytes | None:
         """At most one byte more than is allowed, which `decode` then refuses; None after a mistake."""
+        if (data := self.overlay.get(path)) is not None:
+            return data[: most_bytes + 1]
         try:
             with path.open("rb") as file:
                 return file.read(most_bytes + 1)
@@ -487,6 +551,21 @@ class _Reader:
         except RecursionError:
             self._note(file, "is nested too deeply; make it flatter")
         return None
+
+
+def _routers_in(values: Mapping[str, Any]) -> Iterator[tuple[Steps, str]]:
+    """The names of routers that our routers are made of, or that options are set for."""
+    groups: dict[tuple[str, ...], str] = {
+        ("routing", "options"): next((n for _, n in _at(values, ("routing", "router"))), "")
+    }
+    routing: object = values.get("routing")
+    further: object = cast("dict[str, object]", routing).get("routers") if isinstance(routing, dict) else None
+    for name in cast("dict[str, object]", further) if isinstance(further, dict) else ():
+        yield ("routing", "routers", name), name
+        groups["routing", "routers", name] = name
+    for group, router in groups.items():
+        for option in (("shortlist",), ("fallback",), ("steps", None)) if ":" not in router else ():
+            yield from _at(values, (*group, *option))
 
 
 def _unknown(kind: str, name: str, names: Collection[str] | None) -> str | None:

@@ -1,4 +1,8 @@
-"""Which agents work on a task: the routers by name. Each takes `embedder` and its own options."""
+"""Which agents work on a task: the routers by name.
+
+Each takes its own options, and of what a mesh offers what its signature names: `embedder`, `model` (who reasons), and
+`router_of` (the router of a name, for routers that are made of others).
+"""
 
 from agentmesh.registry import Registry
 from agentmesh.routing.base import Router
@@ -10,6 +14,8 @@ routers = Registry(
     Router,
     {
         "semantic": "agentmesh.routing.semantic:SemanticRouter",
+        "reasoning": "agentmesh.routing.reasoning:reasoning_router",
+        "cascade": "agentmesh.routing.cascade:cascade_router",
         "random": "agentmesh.routing.baselines:RandomRouter",
         "fixed": "agentmesh.routing.baselines:FixedRouter",
         "keyword": "agentmesh.routing.baselines:KeywordRouter",

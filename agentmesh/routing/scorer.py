@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh.routing.features import TextSpace, cached_stem
+from agentmesh.routing.head import MORE_STEPS, fit_softmax
 from agentmesh.text import STOP_WORDS, content_words, sentences, words
 from agentmesh.types import AgentCard
 
@@ -51,11 +52,11 @@ RIDGE = 0.3
 BACKGROUND_NEAR = 0.4
 """A background utterance that comes this near to a card is that card's business and left out."""
 EXACT_ROWS = 4_000
-"""Up to this many rows the head is solved exactly and every example is scored as if left out; above, by conjugate
-gradients, with `HELD_OUT_ROWS` examples held out for the calibration. Bounds memory to about 300 MB while fitting."""
+"""Up to this many rows the head is a ridge, and every example is scored as if left out; above, it is a softmax, with
+`HELD_OUT_ROWS` examples held out for the calibration."""
 HELD_OUT_ROWS = 1_500
-GRADIENT_STEPS = 60
-GRADIENT_TOLERANCE = 1e-4
+ODDS_SCALE = 4.0
+"""Log odds of the softmax that count like 1 of the ridge."""
 SAME_TEXT = 0.999
 """Two rows this similar are the same text: neither is evidence about the other when one is left out."""
 INSTRUCTION_SENTENCES = 60
@@ -125,16 +126,16 @@ class CardScorer:
         count: How many cards there are.
         rows: `card_rows(cards)` followed by `background_rows()`.
         vectors: Dense vectors of the rows, shape (len(rows), d); d may be 0.
-        exact_rows: Up to this many rows the head is solved exactly.
+        exact_rows: Up to this many rows the head is a ridge, above a softmax.
     """
 
     def __init__(self, count: int, rows: Sequence[Row], vectors: Floats, *, exact_rows: int = EXACT_ROWS) -> None:
         self.count = count
         space = TextSpace([row.text for row in rows], vectors)
-        foreign = _without_own_business(space, rows)
-        if len(foreign) < len(rows):
-            rows = [rows[i] for i in foreign]
-            space = TextSpace([row.text for row in rows], vectors[foreign])
+        own_business = _own_business(space, rows)
+        if len(own_business):
+            rows = [row for place, row in enumerate(rows) if place not in own_business]
+            space = space.without(own_business)
         self.space = space
         self._rows = rows
         self._agent = np.array([row.agent for row in rows], np.int64)
@@ -148,40 +149,55 @@ class CardScorer:
             if row.kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION)
             for word in set(content_words(row.text))
         )
-        self._head, self.held_out = self._fit(exact_rows)
+        self._ridge: Floats = np.zeros((0, count), np.float32)
+        self._softmax: Floats | None = None
+        self.held_out = self._fit_ridge() if len(rows) <= exact_rows else self._fit_softmax()
 
     def signals(self, texts: Sequence[str], vectors: Floats) -> Signals:
         """Evidence about new texts; `vectors` as for the rows."""
-        near = self.space.similarity(texts, vectors)
+        asked = self.space.asked(texts, vectors)
+        near = self.space.nearness(asked)
+        head = near @ self._ridge if self._softmax is None else self._odds(self.space.features(asked), self._softmax)
         coverage = np.array([self._coverage(text) for text in texts], np.float32)
-        return self._signals(near, near @ self._head, coverage)
+        return self._signals(near, head, coverage)
 
     # --- the head -----------------------------------------------------------------------------------------------------
 
-    def _fit(self, exact_rows: int) -> tuple[Floats, HeldOut]:
-        """Coefficients of the rows, shape (n, c), and the evidence about examples that the coefficients did not see."""
+    def _fit_ridge(self) -> HeldOut:
+        """Fit coefficients of the rows, shape (n, c), and find the evidence about examples that they did not see."""
         targets = self._targets()
         ridge: Floats = np.array([RIDGE / TRUST[row.kind] for row in self._rows], np.float32)
+        chosen = np.flatnonzero((self._kind == Kind.EXAMPLE) | (self._kind == Kind.BACKGROUND))
+        near = self.space.similarity_of_rows()
+        self._impute(targets, near, ridge)
+        inverse = np.linalg.inv(near + np.diag(ridge)).astype(np.float32)
+        self._ridge = inverse @ targets
+        # The residual of a row that is left out of a ridge fit, without fitting again.
+        unseen = targets[chosen] - self._ridge[chosen] / np.diag(inverse)[chosen, None]
+        return self._hold_out(chosen, near[chosen], unseen)
+
+    def _fit_softmax(self) -> HeldOut:
+        """Fit weights of the features, first without the examples that the calibration is to see as new."""
         examples = np.flatnonzero(self._kind == Kind.EXAMPLE)
         background = np.flatnonzero(self._kind == Kind.BACKGROUND)
-        everything = np.arange(len(self._rows))
-        if len(everything) <= exact_rows:
-            near = self.space.similarity_of_rows()
-            self._impute(targets, near, ridge)
-            inverse = np.linalg.inv(near + np.diag(ridge)).astype(np.float32)
-            head = inverse @ targets
-            chosen = np.concatenate([examples, background])
-            # The residual of a row that is left out of a ridge fit, without fitting again.
-            unseen = targets[chosen] - head[chosen] / np.diag(inverse)[chosen, None]
-            near = near[chosen]
-        else:
-            draw = np.random.default_rng(0).permutation(examples)[:HELD_OUT_ROWS]
-            chosen = np.concatenate([np.sort(draw), background])
-            first = self._solve(np.setdiff1d(everything, chosen), targets, ridge, np.zeros_like(targets))
-            near = self.space.similarity_of_rows(chosen)
-            unseen = near @ first
-            head = self._solve(everything, targets, ridge, first)
-        return head, self._hold_out(chosen, near, unseen)
+        rng = np.random.default_rng(0)
+        held = np.sort(rng.permutation(examples)[:HELD_OUT_ROWS])
+        learned = np.flatnonzero(self._kind != Kind.NOT_FOR)
+        features = self.space.features_of_rows(learned)
+        labels = np.where(self._agent[learned] >= 0, self._agent[learned], self.count)
+        trust: Floats = np.array([TRUST[Kind(k)] for k in self._kind[learned].tolist()], np.float32)
+        # Half of the background is held out: there is too little of it to leave all of it out.
+        chosen = np.concatenate([held, np.sort(rng.permutation(background)[::2])])
+        seen = ~np.isin(learned, chosen)
+        first = fit_softmax(features[seen], labels[seen], trust[seen], self.count + 1)
+        unseen = self._odds(features[~seen], first)
+        self._softmax = fit_softmax(features, labels, trust, self.count + 1, start=first, steps=MORE_STEPS)
+        return self._hold_out(chosen, self.space.similarity_of_rows(chosen), unseen)
+
+    def _odds(self, features: Floats, weights: Floats) -> Floats:
+        """Log odds of each agent against the background, on the scale of the ridge."""
+        scores = features @ weights
+        return np.asarray((scores[:, :-1] - scores[:, -1:]) / ODDS_SCALE, np.float32)
 
     def _targets(self) -> Floats:
         """1 for a row's own agent and -1 for the others; a `not_for` says -1 about its own and nothing about others."""
@@ -199,28 +215,6 @@ class CardScorer:
         head = np.linalg.solve(near[np.ix_(rest, rest)] + np.diag(ridge[rest]), targets[rest])
         targets[denied] = near[np.ix_(denied, rest)] @ head
         targets[denied, self._agent[denied]] = -1.0
-
-    def _solve(self, kept: Places, targets: Floats, ridge: Floats, start: Floats) -> Floats:
-        """Coefficients from the kept rows alone, by conjugate gradients from `start`; 0 for the others."""
-        product = self.space.gram_product(kept)
-        penalty = ridge[kept, None]
-        found = start[kept].copy()
-        residual = (targets[kept] - product(found) - penalty * found).astype(np.float32)
-        direction: Floats = residual.copy()
-        size = (residual**2).sum(axis=0)
-        goal = GRADIENT_TOLERANCE * (targets[kept] ** 2).sum(axis=0)
-        for _ in range(GRADIENT_STEPS):
-            if np.all(size <= goal):
-                break
-            moved = np.asarray(product(direction) + penalty * direction, np.float32)
-            length = size / np.maximum((direction * moved).sum(axis=0), 1e-12)
-            found += length * direction
-            residual -= length * moved
-            size, before = (residual**2).sum(axis=0), size
-            direction = (residual + direction * (size / np.maximum(before, 1e-12))).astype(np.float32)
-        coefficients = np.zeros_like(targets)
-        coefficients[kept] = found
-        return coefficients
 
     def _hold_out(self, chosen: Places, near: Floats, head: Floats) -> HeldOut:
         """Evidence about rows of the table without themselves."""
@@ -293,12 +287,11 @@ class CardScorer:
         return sum(self._known[word] > seen for word in found) / len(found) if found else 1.0
 
 
-def _without_own_business(space: TextSpace, rows: Sequence[Row]) -> list[int]:
-    """All rows but the background utterances that come near to a card."""
+def _own_business(space: TextSpace, rows: Sequence[Row]) -> Places:
+    """The background utterances that come near to a card."""
     background = np.array([i for i, row in enumerate(rows) if row.kind == Kind.BACKGROUND], np.int64)
     offered = np.array([row.kind in (Kind.EXAMPLE, Kind.DESCRIPTION) for row in rows])
     if not len(background) or not offered.any():
-        return list(range(len(rows)))
+        return np.zeros(0, np.int64)
     near = space.similarity_of_rows(background)[:, offered].max(axis=1)
-    dropped = set(background[near >= BACKGROUND_NEAR].tolist())
-    return [i for i in range(len(rows)) if i not in dropped]
+    return background[near >= BACKGROUND_NEAR]

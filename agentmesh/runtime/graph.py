@@ -124,7 +124,7 @@ class AgentGraph:
         from agentmesh.runtime.wiring import state_graph
 
         spec = self.spec(mesh.agents)
-        graph = state_graph(spec, self.conditions, mesh.scope_of, alone=True, asking=mesh.asking)
+        graph = state_graph(spec, self.conditions, mesh.scope_of, alone=True, asking=mesh.asking, guarded=mesh.guarded)
         return graph.compile(checkpointer=checkpointer, name=self.name)
 
     def mermaid(self) -> str:

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +23,7 @@ from langgraph.types import Command
 from agentmesh import __version__
 from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
 from agentmesh.graphs import GraphSpec, default_graph
+from agentmesh.guardrails import Action, Where, run_guardrails
 from agentmesh.memory.base import MemoryStore
 from agentmesh.memory.writer import Draft, drafts_from_turn, item_id
 from agentmesh.run import Accounts, Emitter, Journal, Limits, Meter, RunContext, SystemClock, new_run_id
@@ -30,7 +31,8 @@ from agentmesh.runtime.apart import apart
 from agentmesh.runtime.conditions import CONDITIONS, Condition
 from agentmesh.runtime.executor import LocalExecutor
 from agentmesh.runtime.graph import AgentGraph
-from agentmesh.runtime.nodes import Parts, RunScope, answer_without_agents, drafts_of, remember, run_call
+from agentmesh.runtime.guarding import check_question_first
+from agentmesh.runtime.nodes import Parts, RunScope, answer_so_far, drafts_of, may_ask, remember, run_call
 from agentmesh.runtime.people import answers_to, clarified, questions_in, waiting_answer
 from agentmesh.runtime.recent import RecentRuns
 from agentmesh.runtime.state import RunState, view_of
@@ -58,7 +60,6 @@ from agentmesh.types import (
     AgentReply,
     Answer,
     AnswerStatus,
-    Approval,
     Message,
     Question,
     StopReason,
@@ -75,6 +76,8 @@ LOOSE_SCOPES = 256
 """Scopes kept for runs of compiled graphs that somebody invokes on their own."""
 MAX_NAME_CHARS = 200
 """Characters of a tenant, user or thread name."""
+NOT_KEPT = "[not kept: a guardrail blocked it]"
+"""What the trace holds in place of a blocked question, unless it keeps prompts."""
 CLOSE_WAIT_S = 10.0
 """Seconds that a mesh that closes waits for its cancelled runs."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -133,10 +136,13 @@ class Mesh:
         limits: Limits | None = None,
         graphs: Mapping[str, AgentGraph | GraphSpec] | None = None,
         keep_prompts: bool = False,
+        guarded: Collection[str] = (),
     ) -> None:
         self.cards = {card.id: card for card in cards}
         self.limits = limits or Limits()
         self.graphs: dict[str, AgentGraph | GraphSpec] = dict(graphs or {})
+        self.guarded = frozenset(guarded)
+        """Where guardrails look: `input`, `output`, `memory`."""
         self.clock = SystemClock()
         self._keep_prompts = keep_prompts
         self._open_services = open_services
@@ -165,7 +171,7 @@ class Mesh:
     @property
     def asking(self) -> frozenset[str]:
         """Ids of the agents that may need a person's yes."""
-        return frozenset(card.id for card in self.cards.values() if card.approval is not Approval.NEVER)
+        return frozenset(card.id for card in self.cards.values() if may_ask(card))
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -229,9 +235,11 @@ class Mesh:
             scope = self._scope(
                 services, task, run_id, journal, limits=limits, router=router, sinks=sinks, stream=stream
             )  # fmt: skip
+            found, events = await check_question_first(task, services.parts.guardrails, scope.ctx)
+            kept = self._keep_prompts or found.blocked is None
             scope.ctx.emit(
                 RunStarted(
-                    task=task,
+                    task=found.task if kept else task.model_copy(update={"text": NOT_KEPT}),
                     graph=name,
                     agents=self.agents,
                     version=__version__,
@@ -239,7 +247,15 @@ class Mesh:
                     limits=limits.model_dump() if limits is not None else None,
                 )
             )
-            return await self._drive(compiled, {"run_id": run_id, "task": task}, scope, task, services)
+            for event in events:
+                scope.ctx.emit(event)
+            if found.blocked is not None:
+                scope.ctx.emit(RunFinished(answer=found.blocked))
+                return found.blocked
+            entry: dict[str, Any] = {"run_id": run_id, "task": found.task, "checked": True}
+            if found.question is not None:
+                entry["held"] = {found.question.id: found.question}
+            return await self._drive(compiled, entry, scope, found.task, services)
 
     async def stream(self, text: str, **options: Any) -> AsyncIterator[Event]:
         """Ask the mesh and get the run's events as they come; the last one is `run_finished` with the answer, or
@@ -315,6 +331,7 @@ class Mesh:
                 services, started.task, run_id, journal, limits=limits, router=started.router, sinks=sinks,
                 stream=stream, spent=spent, worked_s=_worked_s(events), first=first,
             )  # fmt: skip
+            said = await _let_in(said, scope)
             scope.ctx.emit(RunResumed(finished_calls=await services.runs.finished_calls(run_id)))
             for id_, word in said.items():
                 shown = word if isinstance(word, str) else "yes" if word else "no"
@@ -534,7 +551,7 @@ class Mesh:
             step = "/".join(reply.call_id.split("/")[1:-2])
             task = Task(text=reply.part, tenant=scope.ctx.tenant, user=scope.ctx.user, thread=scope.ctx.thread)
             drafts = drafts_of(reply, task, card, scope.ctx.run_id)
-            await remember(drafts, scope.parts.writer, scope.ctx.at(step=step, agent=reply.agent))
+            await remember(drafts, scope.parts, scope.ctx.at(step=step, agent=reply.agent))
 
     async def _drive(
         self, compiled: Any, entry: Any, scope: RunScope, task: Task, services: Services, *, ended: bool = False
@@ -637,7 +654,7 @@ class Mesh:
         )
         turn = drafts_from_turn(task, "" if private else answer.text, run_id=scope.ctx.run_id)
         drafts = [*self._said(task, answer), *turn]
-        await remember(drafts, scope.parts.writer, scope.ctx)
+        await remember(drafts, scope.parts, scope.ctx)
 
     async def _forget_working_memory(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
         """A run alone is a conversation of its own: nobody reads what its agents said once it is over."""
@@ -694,7 +711,7 @@ class Mesh:
         spec.check(self.agents, conditions)
         for router in spec.routers():
             services.parts.router(router)
-        compiled = state_graph(spec, conditions, self.scope_of, asking=self.asking).compile(
+        compiled = state_graph(spec, conditions, self.scope_of, asking=self.asking, guarded=self.guarded).compile(
             checkpointer=services.checkpointer, name=spec.name
         )
         if not isinstance(graph, AgentGraph):  # a builder may still grow
@@ -777,6 +794,19 @@ def _said(
     return answers_to(questions, answer)
 
 
+async def _let_in(said: Mapping[str, str | bool], scope: RunScope) -> dict[str, str | bool]:
+    """What people wrote, as guardrails let it in; `InputError` if they do not: the run goes on waiting."""
+    taken: dict[str, str | bool] = {}
+    for id_, word in said.items():
+        if isinstance(word, str) and scope.parts.guardrails:
+            checked = await run_guardrails(scope.parts.guardrails, Where.INPUT, word, scope.ctx)
+            if checked.action in (Action.BLOCK, Action.ASK):
+                raise InputError(f"the answer was not taken ({checked.reason}); the run still waits for another one")
+            word = checked.text
+        taken[id_] = word
+    return taken
+
+
 def _by_interrupt(
     waiting: Mapping[str, Sequence[Question]], said: Mapping[str, str | bool]
 ) -> dict[str, dict[str, str | bool]]:
@@ -811,17 +841,7 @@ def _worked_s(events: Sequence[Event]) -> float:
 def _whole(state: RunState, ctx: RunContext) -> Answer:
     """The answer with everything that only the end of the run knows."""
     view = view_of(state)
-    answer = state.get("answer")
-    if answer is None and not view.replies and view.decision is not None and not view.decision.chosen:
-        answer = answer_without_agents(view.decision, ctx)
-    if answer is None:
-        said = [r for r in view.replies if r.ok]
-        answer = Answer(
-            run_id=ctx.run_id,
-            status=AnswerStatus.ANSWERED if said else AnswerStatus.NO_ANSWER,
-            text="\n\n".join(r.text for r in said),
-            refiner="none (no refine stage was reached)",
-        )
+    answer = answer_so_far(view, ctx)
     meter = ctx.meter
     stop: StopReason | None = meter.stop if meter is not None else None
     cut_short = stop is not None and answer.status in (AnswerStatus.ANSWERED, AnswerStatus.NO_ANSWER)

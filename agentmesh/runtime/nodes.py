@@ -13,11 +13,13 @@ from typing import cast
 from agentmesh.agents.base import Agent, Refiner
 from agentmesh.context.base import ContextRouter
 from agentmesh.errors import ConfigError, MeshError, RoutingError, UnknownNameError
+from agentmesh.guardrails import Guardrail, guard_drafts
 from agentmesh.memory.writer import Draft, MemoryWriter, drafts_from_reply
 from agentmesh.routing.base import Router
 from agentmesh.run import Executor, RunContext
 from agentmesh.runtime.executor import GRACE_S
 from agentmesh.runtime.people import WHOLE_CALL
+from agentmesh.runtime.state import RunView
 from agentmesh.trace.events import (
     AgentReplied,
     AgentStarted,
@@ -46,7 +48,16 @@ from agentmesh.types import (
     Task,
 )
 
-__all__ = ["Parts", "RunScope", "agent_step", "answer_without_agents", "refine_step", "remember", "route_step"]
+__all__ = [
+    "Parts",
+    "RunScope",
+    "agent_step",
+    "answer_so_far",
+    "answer_without_agents",
+    "refine_step",
+    "remember",
+    "route_step",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,8 @@ class Parts:
     context_router: ContextRouter
     refiner: Refiner
     writer: MemoryWriter
+    guardrails: tuple[Guardrail, ...] = ()
+    """What checks questions, answers and what is remembered."""
     tokenizer: Callable[[AgentCard, str | None], str] = lambda card, variant: card.model
     """For which model the tokens of this agent's context are counted."""
     budget_tokens: int | None = None
@@ -157,7 +170,7 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
         reply = call.reply(ReplyStatus.FAILED, error=f"no agent is called {call.agent!r}")
     ctx = scope.ctx.at(step=call.step, agent=call.agent, attempt=call.attempt)
     if read_later and card is not None:
-        await remember(drafts_of(reply, call.task, card, call.run_id), scope.parts.writer, ctx)
+        await remember(drafts_of(reply, call.task, card, call.run_id), scope.parts, ctx)
     _say_limit(ctx)
     ctx.emit(AgentReplied(agent=call.agent, reply=reply, replayed=replayed))
     return reply
@@ -180,11 +193,17 @@ def _withheld(call: AgentCall, card: AgentCard | None, parts: Parts) -> AgentRep
     return None
 
 
+def may_ask(card: AgentCard) -> bool:
+    """Whether an agent may need a person: its card says so, or a tool of its may have been called by a process that
+    was killed."""
+    return card.approval is not Approval.NEVER or bool(card.tools) or card.tool is not None
+
+
 def _asked_once(reply: AgentReply, call: AgentCall, card: AgentCard) -> AgentReply:
     """The reply, as a failure if it waits for a person whom nobody will ask."""
     if reply.status is not ReplyStatus.NEEDS_APPROVAL:
         return reply
-    if card.approval is Approval.NEVER:
+    if not may_ask(card):
         text = f"{card.id!r} wants to ask a person, but its card says `approval: never`; set `approval: tools`"
         return reply.model_copy(update={"status": ReplyStatus.FAILED, "error": text})
     asked = str((reply.pending or {}).get("id") or WHOLE_CALL)
@@ -261,12 +280,15 @@ def drafts_of(reply: AgentReply, task: Task, card: AgentCard, run_id: str) -> li
     return drafts_from_reply(reply, task, card, run_id=run_id)
 
 
-async def remember(drafts: Sequence[Draft], writer: MemoryWriter, ctx: RunContext) -> None:
-    """Write to shared memory; a store that cannot be written is said in the trace and does not stop the run."""
+async def remember(drafts: Sequence[Draft], parts: Parts, ctx: RunContext) -> None:
+    """Write to shared memory what the guardrails let pass; a store that cannot be written is said in the trace and
+    does not stop the run."""
+    if drafts and parts.guardrails:
+        drafts = await guard_drafts(parts.guardrails, drafts, ctx)
     if not drafts:
         return
     try:
-        report = await writer.write(ctx.tenant, drafts)
+        report = await parts.writer.write(ctx.tenant, drafts)
     except Exception as error:
         ctx.emit(StepFailed(agent=ctx.agent, error=f"memory was not written: {error}", kind=type(error).__name__))
         return
@@ -315,6 +337,21 @@ def answer_without_agents(decision: RoutingDecision, ctx: RunContext) -> Answer:
         question=question if clarify else None,
         refiner="none (no agent was called)",
         decision=decision,
+    )
+
+
+def answer_so_far(view: RunView, ctx: RunContext) -> Answer:
+    """The answer that the run has, or what its agents said, where nothing merged it."""
+    if view.answer is not None:
+        return view.answer
+    if not view.replies and view.decision is not None and not view.decision.chosen:
+        return answer_without_agents(view.decision, ctx)
+    said = [r for r in view.replies if r.ok]
+    return Answer(
+        run_id=ctx.run_id,
+        status=AnswerStatus.ANSWERED if said else AnswerStatus.NO_ANSWER,
+        text="\n\n".join(r.text for r in said),
+        refiner="none (no refine stage was reached)",
     )
 
 

@@ -19,6 +19,7 @@ from agentmesh.types import (
 __all__ = [
     "CLARIFY",
     "WHOLE_CALL",
+    "YES_OR_NO",
     "answers_to",
     "approval_question",
     "approved_in",
@@ -119,8 +120,11 @@ def waiting_answer(answer: Answer, waiting: Sequence[Question]) -> Answer:
     """The answer of a run that stopped to ask."""
     clarify = all(question.kind is QuestionKind.CLARIFY for question in waiting)
     text = "\n".join(question.text for question in waiting)
+    held_back = any(question.kind is QuestionKind.GUARDRAIL for question in waiting)
+    withheld: dict[str, Any] = {"sentences": (), "conflicts": (), "replies": ()} if held_back else {}
     return answer.model_copy(
         update={
+            **withheld,
             "status": AnswerStatus.CLARIFY if clarify else AnswerStatus.NEEDS_APPROVAL,
             "text": text,
             "question": waiting[0].text,

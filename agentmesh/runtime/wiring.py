@@ -3,7 +3,7 @@
 A dispatch becomes two LangGraph nodes: `<name>` decides and fans out, `<name>.agents` runs once per chosen agent.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from langgraph.graph import StateGraph
@@ -14,6 +14,7 @@ from agentmesh.errors import GraphError, MeshError
 from agentmesh.graphs import END, START, GraphSpec, StageKind, StageSpec
 from agentmesh.run import Meter, new_run_id
 from agentmesh.runtime.conditions import Condition
+from agentmesh.runtime.guarding import ANSWER_ASK, ANSWER_GUARD, TASK_ASK, TASK_GUARD, Guarding
 from agentmesh.runtime.nodes import RunScope
 from agentmesh.runtime.stages import ScopeOf, Stages
 from agentmesh.runtime.state import AgentInput, RunState, RunView, view_of
@@ -33,6 +34,7 @@ def state_graph(
     prefix: str = "",
     alone: bool = False,
     asking: Collection[str] = (),
+    guarded: Collection[str] = (),
 ) -> "StateGraph[RunState, RunScope, Any, Any]":
     """The LangGraph graph of a checked spec, not yet compiled.
 
@@ -43,9 +45,11 @@ def state_graph(
         prefix: Path of the stages around it, for a subgraph.
         alone: Whether somebody else invokes it: each invocation is then given a run id and begins with no replies.
         asking: Ids of the agents that may need a person's yes.
+        guarded: Where guardrails look; those on the question stand before the first stage, those on the answer after
+            the last. The graphs of subgraph stages have none of their own.
     """
     graph: StateGraph[RunState, RunScope, Any, Any] = StateGraph(RunState, context_schema=RunScope)
-    wiring = _Wiring(spec, conditions, scope_of, prefix, asking)
+    wiring = _Wiring(spec, conditions, scope_of, prefix, asking, end=ANSWER_GUARD if "output" in guarded else END)
     exits: dict[str, str] = {}
     for stage in spec.stages:
         exits[stage.name] = wiring.add(graph, stage)
@@ -54,10 +58,31 @@ def state_graph(
         graph.add_node(BEGIN, _begin)
         graph.add_edge(START, BEGIN)
         first = BEGIN
-    for entry in spec.entries():
-        graph.add_edge(first, entry)
+    if "input" in guarded:
+        _add_task_guard(graph, Guarding(scope_of), first, spec.entries())
+    else:
+        for entry in spec.entries():
+            graph.add_edge(first, entry)
     wiring.connect(graph, exits)
+    if "output" in guarded:
+        _add_answer_guard(graph, Guarding(scope_of))
     return graph
+
+
+def _add_task_guard(graph: Any, guarding: Guarding, first: str, entries: Sequence[str]) -> None:
+    graph.add_node(TASK_GUARD, guarding.task_guard())
+    graph.add_node(TASK_ASK, guarding.ask(TASK_GUARD))
+    graph.add_edge(first, TASK_GUARD)
+    for node in (TASK_GUARD, TASK_ASK):
+        graph.add_conditional_edges(node, guarding.after(TASK_GUARD, TASK_ASK, entries), [TASK_ASK, *entries, END])
+
+
+def _add_answer_guard(graph: Any, guarding: Guarding) -> None:
+    # deferred: branches that end side by side are checked as one answer
+    graph.add_node(ANSWER_GUARD, guarding.answer_guard(), defer=True)
+    graph.add_node(ANSWER_ASK, guarding.ask(ANSWER_GUARD))
+    for node in (ANSWER_GUARD, ANSWER_ASK):
+        graph.add_conditional_edges(node, guarding.after(ANSWER_GUARD, ANSWER_ASK, [END]), [ANSWER_ASK, END])
 
 
 class _Wiring:
@@ -70,7 +95,11 @@ class _Wiring:
         scope_of: ScopeOf,
         prefix: str,
         asking: Collection[str],
+        *,
+        end: str,
     ) -> None:
+        self.end = end
+        """The node that follows the last stages."""
         self.spec, self.conditions, self.scope_of, self.prefix = spec, conditions, scope_of, prefix
         self.asking = frozenset(asking)
         self.stages = Stages(spec, scope_of, prefix)
@@ -121,7 +150,7 @@ class _Wiring:
         graph.add_node(stage.name, self.stages.dispatch(stage), defer=late)
         graph.add_node(inner, self.stages.branch(stage, read_later=self._read_later(stage)), input_schema=AgentInput)
         graph.add_node(ask, self.stages.ask(stage))
-        graph.add_conditional_edges(stage.name, self._fan_out(stage, inner, ask), [inner, ask, END])
+        graph.add_conditional_edges(stage.name, self._fan_out(stage, inner, ask), [inner, ask, self.end])
         graph.add_conditional_edges(ask, self._after_answer(stage, ask, inner), [stage.name, inner, ask])
         if not self.asking.intersection(stage.pool) and not (self.asking and "*" in stage.pool):
             return inner
@@ -152,19 +181,22 @@ class _Wiring:
                 graph.add_edge(sources, target)
             else:
                 for source in sources:
-                    graph.add_edge(source, target)
+                    graph.add_edge(source, self._node(target))
         for stage in self.spec.stages:
             edges = [e for e in self.spec.edges if e.source == stage.name]
             if stage.name in self.choosing:
                 graph.add_conditional_edges(exits[stage.name], self._choose(stage.name), self._targets(stage.name))
             elif not edges:
-                graph.add_edge(exits[stage.name], END)
+                graph.add_edge(exits[stage.name], self.end)
 
     # --- what follows a stage -----------------------------------------------------------------------------------------
 
     def _targets(self, stage: str) -> list[str]:
-        edges = [e.target for e in self.spec.edges if e.source == stage]
-        return list(dict.fromkeys([*edges, *(x.target for x in self.spec.loops if x.source == stage), END]))
+        edges = [self._node(e.target) for e in self.spec.edges if e.source == stage]
+        return list(dict.fromkeys([*edges, *(x.target for x in self.spec.loops if x.source == stage), self.end]))
+
+    def _node(self, target: str) -> str:
+        return self.end if target == END else target
 
     def _choose(self, stage: str) -> Callable[..., Any]:
         async def choose(state: RunState, runtime: Runtime[RunScope]) -> list[str]:
@@ -180,7 +212,7 @@ class _Wiring:
                 if self._holds(loop.while_, view):
                     return [loop.target]
             edges = [e for e in self.spec.edges if e.source == stage]
-            return [e.target for e in edges if not e.when or self._holds(e.when, view)] or [END]
+            return [self._node(e.target) for e in edges if not e.when or self._holds(e.when, view)] or [self.end]
 
         return choose
 
@@ -206,7 +238,7 @@ class _Wiring:
                 return ask
             calls = self.stages.calls(stage, state)
             if not calls:
-                return END if self.stages.ends_here(stage, state) else [Send(inner, {"call": None})]
+                return self.end if self.stages.ends_here(stage, state) else [Send(inner, {"call": None})]
             return [Send(inner, {"call": call}) for call in calls]
 
         return fan_out
@@ -230,7 +262,9 @@ class _Wiring:
 def _begin(state: RunState) -> dict[str, Any]:
     """A new run, whatever an earlier invocation left in the same LangGraph thread."""
     nothing: dict[str, Any] = {key: Overwrite({}) for key in ("decisions", "replies", "visits", "held", "said")}
-    return {"run_id": new_run_id(), "answer": Overwrite(None), **nothing}
+    if state.get("answer") is not None:  # LangGraph keeps the `Overwrite` itself where there was nothing before
+        nothing["answer"] = Overwrite(None)
+    return {"run_id": new_run_id(), "checked": False, **nothing}
 
 
 def _is_stopped(meter: Meter | None) -> bool:

@@ -36,7 +36,7 @@ def _word(literal: str, rest: str) -> _Shape:
     return _Shape(literal, rest, before=f"(?<![A-Za-z0-9]{re.escape(literal)})")
 
 
-_DIGIT = "(?=[A-Za-z0-9_-]*[0-9])"
+_DIGIT = "(?=[A-Za-z0-9_-]{0,200}[0-9])"  # bounded: hostile text would take time that grows with its square
 _BEARER = "(?=[A-Za-z0-9._~+/-]*(?:[0-9]|[a-z][A-Z]))[A-Za-z0-9._~+/-]{16,}=*"
 _SHAPES = (
     _word("sk-", _DIGIT + "[A-Za-z0-9_-]{16,}"),

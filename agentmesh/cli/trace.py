@@ -1,0 +1,123 @@
+"""`agentmesh trace`: recorded runs."""
+
+import asyncio
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentmesh.cli.app import JsonOption, ProjectOption, consoles, print_json, project_folder, trace_app, write_output
+
+__all__: list[str] = []
+
+
+class ExportFormat(StrEnum):
+    JSONL = "jsonl"
+    JSON = "json"
+
+
+@trace_app.command("list")
+def trace_list(
+    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1)] = 20,
+    status: Annotated[str | None, typer.Option(help="Only runs with this status.")] = None,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Recorded runs, newest first."""
+    from agentmesh.assembly import open_trace
+
+    async def rows() -> list[Any]:
+        store, db = open_trace(project_folder(project))
+        try:
+            return list(await store.list_runs(limit=limit, status=status))
+        finally:
+            await store.aclose()
+            await db.aclose()
+
+    runs = asyncio.run(rows())
+    if as_json:
+        print_json([r.model_dump(mode="json") for r in runs])
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from agentmesh.cli.show import when
+
+    console, _ = consoles(False)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("run", "started (UTC)", "status", "tokens", "US$", "seconds", "question"):
+        right = heading in ("tokens", "US$", "seconds")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "question")
+    for r in runs:
+        seconds = f"{r.latency_s:.2f}" if r.latency_s is not None else "-"
+        cells = (r.run_id, when(r.started), r.status, str(r.tokens), f"{r.cost_usd:.4f}", seconds, r.question)
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+
+
+@trace_app.command("show")
+def trace_show(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first letters.")],
+    events: Annotated[bool, typer.Option("--events", help="Every event on a line of its own.")] = False,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Show a recorded run as it looked, or event by event."""
+    recorded = _recorded(project_folder(project), run_id)
+    if as_json:
+        print_json([e.model_dump(mode="json") for e in recorded])
+        return
+    from agentmesh.cli.show import RunView, show_event
+
+    console, _ = consoles(False)
+    if events:
+        for event in recorded:
+            console.print(show_event(event, recorded[0].at), no_wrap=True, overflow="ellipsis")
+        return
+    view = RunView(console)
+    for event in recorded:
+        view.take(event)
+    view.close()
+
+
+@trace_app.command("export")
+def trace_export(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first letters.")],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="One event a line, or one document.")
+    ] = ExportFormat.JSONL,
+    out: Annotated[Path | None, typer.Option(help="File to write; standard output if absent.")] = None,
+    project: ProjectOption = None,
+) -> None:
+    """Write the events of a run, secrets left out."""
+    from agentmesh.assembly import open_trace
+
+    async def text() -> str:
+        store, db = open_trace(project_folder(project))
+        try:
+            return store.export(run_id, form.value)
+        finally:
+            await store.aclose()
+            await db.aclose()
+
+    exported = asyncio.run(text())
+    if out is None:
+        sys.stdout.write(exported if exported.endswith("\n") else exported + "\n")
+        return
+    write_output(out, exported.encode())
+
+
+def _recorded(folder: Path, run_id: str) -> list[Any]:
+    from agentmesh.assembly import open_trace
+
+    async def read() -> list[Any]:
+        store, db = open_trace(folder)
+        try:
+            return list(store.read(run_id))
+        finally:
+            await store.aclose()
+            await db.aclose()
+
+    return asyncio.run(read())
