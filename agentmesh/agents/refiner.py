@@ -189,7 +189,7 @@ class ModelRefiner:
             for c in conflicts
         ]
         told = f"Known disagreements, all of which the answer must name:\n{fenced('conflicts', known)}" if known else ""
-        return render("refiner-ask", task=inert(task.text), replies="\n\n".join(blocks), conflicts=told).strip()
+        return render("refiner-ask", task=inert(task.full_text), replies="\n\n".join(blocks), conflicts=told).strip()
 
     def _answer(
         self, written: _Written, replies: Sequence[AgentReply], conflicts: Sequence[Conflict], run_id: str

@@ -1,7 +1,9 @@
-"""`agentmesh run` and `agentmesh resume`."""
+"""`agentmesh run`, `resume` and `cancel`: they ask on the terminal what a run asks a person."""
 
 import asyncio
+import contextlib
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +46,9 @@ def run(
 ) -> None:
     """Run a task of a scenario, or ask a question.
 
+    A run that needs a person asks on the terminal; where there is none, or nothing is answered, it waits for
+    `agentmesh resume`. Tasks of a scenario are never asked back.
+
     Exit status: 0 done, 1 the run failed or a scenario's expectation was not met, 2 a usage or project mistake.
     """
     what = _from_stdin() if what == "-" else what
@@ -56,12 +61,31 @@ def run(
 
 @app.command()
 def resume(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run that was killed or cancelled.")],
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run that waits, or was killed or cancelled.")],
+    answer: Annotated[str | None, typer.Option(help="What a person says to what the run asks.")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Which question is answered, by id; by default the first.")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show what agents write while they write it.")] = False,
     as_json: JsonOption = False,
     project: ProjectOption = None,
 ) -> None:
     """Go on with a run; calls that had finished are not repeated."""
-    raise typer.Exit(asyncio.run(_resume(project_folder(project), run_id, as_json=as_json)))
+    if question is not None and answer is None:
+        raise InputError("--question says which question --answer is for; give both")
+    said = answer if question is None or answer is None else {question: answer}
+    raise typer.Exit(asyncio.run(_resume(project_folder(project), run_id, said, stream=stream, as_json=as_json)))
+
+
+@app.command()
+def cancel(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run that waits or was killed.")],
+    reason: Annotated[str, typer.Option(help="Why, for the trace.")] = "given up",
+    project: ProjectOption = None,
+) -> None:
+    """Give up a run for good: it cannot be resumed any more."""
+    asyncio.run(_cancel(project_folder(project), run_id, reason))
+    print(f"{run_id}: cancelled")
 
 
 async def _run(
@@ -94,12 +118,15 @@ async def _run(
                 if task is not None:
                     raise InputError(f"--task needs a scenario, and {what!r} is a question")
                 answer, packs = await _ask(mesh, what, console, stream=stream, **options)
+                answer, more = await _converse(mesh, answer, console, stream=stream)
+                packs = [*packs, *more]
                 await mesh.flush()
                 if as_json:
                     print_json(_document(answer, packs, mesh, task={"ask": what}))
                 return _status(answer)
             chosen = _tasks(scenario, task)
-            within = scenario.limits_over(mesh.limits).model_copy(update=limits)  # the command line has the last word
+            # the command line has the last word, and what a scenario expects is not asked back
+            within = scenario.limits_over(mesh.limits).model_copy(update={**limits, "max_questions": 0})
             return await _scenario_tasks(mesh, scenario, chosen, console, {**options, "limits": within},
                                          stream=stream, as_json=as_json, every=task == "all")  # fmt: skip
     finally:
@@ -145,14 +172,14 @@ async def _ask(
     mesh: "Mesh", text: str, console: "Console", *, stream: bool, **options: Any
 ) -> tuple["Answer", list[Any]]:
     from agentmesh.cli.show import RunView
-    from agentmesh.trace.events import RunFinished
+    from agentmesh.trace.events import RunFinished, RunWaiting
 
     view = RunView(console, tokens=stream)
     answer: Answer | None = None
     try:
         async for event in mesh.stream(text, stream=stream, **options):
             view.take(event)
-            if isinstance(event, RunFinished):
+            if isinstance(event, RunFinished | RunWaiting):
                 answer = event.answer
     finally:
         view.close()
@@ -161,28 +188,109 @@ async def _ask(
     return answer, view.packs
 
 
-async def _resume(folder: Path, run_id: str, *, as_json: bool) -> int:
+async def _resume(folder: Path, run_id: str, said: Any, *, stream: bool, as_json: bool) -> int:
     from agentmesh.assembly import load_mesh
-    from agentmesh.cli.show import RunView, loading
+    from agentmesh.cli.show import loading, show_waiting
 
     console, errors = consoles(as_json)
     stop, move = loading(errors)
-    view = RunView(console)
+    try:
+        async with load_mesh(folder, progress=move) as mesh:
+            waiting = next(iter((await mesh.stops(run_id))[-1:]), None) if said is None else None
+            if waiting is not None and waiting.waiting and _may_ask(console):
+                console.print(show_waiting(waiting))
+                answer, packs = await _converse(mesh, waiting, console, stream=stream)
+            else:
+                answer, packs = await _go_on(mesh, run_id, said, console, stream=stream)
+                answer, more = await _converse(mesh, answer, console, stream=stream)
+                packs = [*packs, *more]
+            await mesh.flush()
+            if as_json:
+                print_json(_document(answer, packs, mesh))
+            return _status(answer)
+    finally:
+        stop()
+
+
+async def _cancel(folder: Path, run_id: str, reason: str) -> None:
+    from agentmesh.assembly import load_mesh
+
+    async with load_mesh(folder) as mesh:
+        await mesh.cancel(run_id, reason=reason)
+
+
+async def _go_on(
+    mesh: "Mesh", run_id: str, said: Any, console: "Console", *, stream: bool
+) -> tuple["Answer", list[Any]]:
+    """Resume a run and show it."""
+    from agentmesh.cli.show import RunView
+
+    view = RunView(console, tokens=stream)
 
     class Shown:
         def emit(self, event: Any) -> None:
             view.take(event)
 
     try:
-        async with load_mesh(folder, progress=move) as mesh:
-            answer = await mesh.resume(run_id, sinks=(Shown(),))
-            await mesh.flush()
-            if as_json:
-                print_json(_document(answer, view.packs, mesh))
-            return _status(answer)
+        return await mesh.resume(run_id, said, sinks=(Shown(),), stream=stream), view.packs
     finally:
         view.close()
-        stop()
+
+
+async def _converse(mesh: "Mesh", answer: "Answer", console: "Console", *, stream: bool) -> tuple["Answer", list[Any]]:
+    """Ask on the terminal what a run asks, until it is over or nothing is answered."""
+    packs: list[Any] = []
+    while answer.waiting:
+        said = await _line(f"{'yes or no' if answer.waiting[0].options == ('yes', 'no') else 'answer'}> ") if _may_ask(
+            console
+        ) else ""  # fmt: skip
+        if not said.strip():
+            console.print(
+                f"the run waits; answer with: agentmesh resume {answer.run_id} --answer TEXT",
+                style="cyan",
+                markup=False,
+            )
+            break
+        try:
+            answer, more = await _go_on(mesh, answer.run_id, _chosen(answer, said), console, stream=stream)
+        except InputError as error:
+            console.print(str(error), style="yellow", markup=False)
+            continue
+        packs += more
+    return answer, packs
+
+
+def _chosen(answer: "Answer", said: str) -> str:
+    """What was typed; a number stands for the option at that place."""
+    options = answer.waiting[0].options
+    place = said.strip()
+    return options[int(place) - 1] if place.isdigit() and 1 <= int(place) <= len(options) else said
+
+
+def _may_ask(console: "Console") -> bool:
+    """Whether a person sits at this terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and not console.quiet  # pyright: ignore[reportUnnecessaryComparison]
+
+
+async def _line(prompt: str) -> str:
+    """A line from the terminal; empty at its end. The thread that reads keeps nobody from leaving."""
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[str] = loop.create_future()
+
+    def give(text: str) -> None:
+        if not line.done():
+            line.set_result(text)
+
+    def read() -> None:
+        try:
+            text = input(prompt)
+        except (EOFError, OSError):
+            text = ""
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+            loop.call_soon_threadsafe(give, text)
+
+    threading.Thread(target=read, daemon=True).start()
+    return await line
 
 
 def _document(answer: "Answer", packs: Sequence[Any], mesh: "Mesh", **extra: Any) -> dict[str, Any]:

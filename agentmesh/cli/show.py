@@ -20,29 +20,49 @@ from agentmesh.trace.events import (
     AgentStarted,
     ContextSelected,
     Event,
+    GuardrailTripped,
     LimitReached,
+    LoopDetected,
     ModelCalled,
+    PersonAnswered,
+    PersonAsked,
     RouteDecided,
     RunCancelled,
     RunFailed,
     RunFinished,
     RunResumed,
     RunStarted,
+    RunWaiting,
     StageEntered,
     StepFailed,
     TokensStreamed,
+    ToolCalled,
     event_adapter,
 )
 from agentmesh.types import AgentReply, Answer, AnswerStatus, ContextPack, Mode, ReplyStatus, RoutingDecision, Usage
 
-__all__ = ["RunView", "bar", "document", "loading", "show_answer", "show_checks", "show_decision", "show_pack"]
+__all__ = [
+    "RunView",
+    "bar",
+    "document",
+    "loading",
+    "show_answer",
+    "show_checks",
+    "show_decision",
+    "show_pack",
+    "show_waiting",
+]
 
 BAR_CELLS = 20
 SHOWN_CANDIDATES = 6
+MOST_ARGUMENT_CHARS = 120
+"""Characters of a tool's arguments on its line."""
 COLOURS = {
     AnswerStatus.ANSWERED: "green",
     AnswerStatus.PARTIAL: "yellow",
     AnswerStatus.CLARIFY: "cyan",
+    AnswerStatus.NEEDS_APPROVAL: "cyan",
+    AnswerStatus.BLOCKED: "red",
     AnswerStatus.OUT_OF_SCOPE: "magenta",
     AnswerStatus.NO_ANSWER: "yellow",
     AnswerStatus.FAILED: "red",
@@ -143,6 +163,27 @@ def show_answer(answer: Answer) -> Group:
     return Group(*parts)
 
 
+def show_waiting(answer: Answer) -> Group:
+    """What a run waits for, and what may be answered."""
+    parts: list[Any] = []
+    for question in answer.waiting:
+        parts.append(Panel(Text(question.text), title=Text(question.kind.value, style="bold cyan"), title_align="left",
+                           border_style="cyan"))  # fmt: skip
+        if question.options:
+            parts.append(Text(f"  {', '.join(question.options)}", style="dim"))
+    parts.append(Text(f"{_cost(answer.usage)}, {answer.latency_s:.2f} s, run {answer.run_id}", style="dim"))
+    return Group(*parts)
+
+
+def _tool_line(event: ToolCalled) -> Text:
+    """One call of a tool, on one line."""
+    given = ", ".join(f"{key}={value!r}" for key, value in event.arguments.items())
+    given = given if len(given) <= MOST_ARGUMENT_CHARS else f"{given[:MOST_ARGUMENT_CHARS]}…"
+    end = (event.error, "red") if event.error else (f"{event.result_chars} characters", "dim")
+    again = " (from the journal)" if event.replayed else f", {event.latency_ms:.0f} ms"
+    return Text.assemble("  ⚒ ", (f"{event.agent:<14} ", "bold"), f"{event.tool}({given}): ", end, (again, "dim"))
+
+
 def show_checks(checks: Sequence[Check]) -> Group:
     """What the scenario expected, and whether it came."""
     lines = [
@@ -205,6 +246,20 @@ class RunView:
                 again = f"; tried again in {event.retry_in_s:.1f} s" if event.retry_in_s else ""
                 who = f"{event.agent}: " if event.agent else ""
                 self._print(Text(f"  ! {who}{event.error}{again}", style="yellow"))
+            case ToolCalled():
+                self._print(_tool_line(event))
+            case GuardrailTripped():
+                self._print(
+                    Text(f"  ! {event.where}: {event.guardrail} says {event.action}: {event.reason}", style="yellow")
+                )
+            case LoopDetected():
+                self._print(Text(f"  ! {event.reason}", style="yellow"))
+            case PersonAnswered():
+                self._print(Text(f"answered: {event.answer}", style="cyan"))
+            case RunWaiting():
+                self._stop()
+                self._heading("waiting for a person")
+                self._print(show_waiting(event.answer))
             case LimitReached():
                 self._print(Text(f"  ! {event.stop.text}", style="bold red"))
             case RunFinished():
@@ -305,6 +360,7 @@ def document(answer: Answer, packs: Iterable[ContextPack], **extra: Any) -> dict
         "usage": {**usage.model_dump(mode="json"), "tokens": usage.tokens},
         "seconds": round(answer.latency_s, 4),
         "rounds": answer.rounds,
+        "waiting": [question.model_dump(mode="json") for question in answer.waiting],
         "stop": answer.stop.model_dump(mode="json") if answer.stop else None,
         **extra,
     }
@@ -325,6 +381,16 @@ def show_event(event: Event, started: float) -> Text:
             detail = f"{event.agent}: {event.model}, {_cost(event.usage)}, {event.latency_ms:.0f} ms"
         case AgentReplied():
             detail = f"{event.agent}: {event.reply.status.value}"
+        case ToolCalled():
+            detail = f"{event.agent}: {event.tool}, {event.error or f'{event.result_chars} characters'}"
+        case PersonAsked():
+            detail = event.question.text
+        case PersonAnswered():
+            detail = event.answer
+        case GuardrailTripped():
+            detail = f"{event.where}: {event.guardrail} says {event.action}"
+        case RunWaiting():
+            detail = event.answer.status.value
         case StepFailed() | RunFailed():
             detail = event.error
         case RunFinished():

@@ -54,6 +54,7 @@ __all__ = [
     "agent_step",
     "answer_so_far",
     "answer_without_agents",
+    "may_ask",
     "refine_step",
     "remember",
     "route_step",
