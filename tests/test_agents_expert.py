@@ -10,10 +10,11 @@ from agentmesh.agents import Agent
 from agentmesh.agents.citations import cited_sentences, without_marks
 from agentmesh.agents.excerpts import best_sentences
 from agentmesh.agents.expert import ExpertAgent
-from agentmesh.agents.schema import json_in, mismatch
+from agentmesh.agents.schema import mismatch
 from agentmesh.errors import ConfigError, LimitError, ModelAuthError, ModelTimeoutError, ModelUnavailableError
 from agentmesh.fence import render_pack
 from agentmesh.models.base import ChatReply, ChatRequest
+from agentmesh.models.replies import json_in
 from agentmesh.models.scripted import Reply, ScriptedModel
 from agentmesh.run import Limits, loose_context
 from agentmesh.tokens import counter_for

@@ -223,7 +223,7 @@ async def test_a_single_agent_gets_the_whole_task_once_something_was_clarified()
     [
         ("I would say billing.", "no JSON"),
         ('{"reason": "x", ', "no valid JSON"),
-        ("[" * 5000, "no JSON"),
+        ("[" * 5000, "no valid JSON"),
         ('{"a":' * 5000, "no valid JSON"),
         ("{}", "outcome"),
         (said(("billing", 1.5)), "probability"),

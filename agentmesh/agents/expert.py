@@ -14,12 +14,13 @@ from typing import Any
 from agentmesh.agents.approvals import Pending, Refused, ToolUse
 from agentmesh.agents.citations import cited_sentences, without_marks
 from agentmesh.agents.excerpts import best_sentences, opposed
-from agentmesh.agents.schema import json_in, mismatch, text_of
+from agentmesh.agents.schema import mismatch, text_of
 from agentmesh.agents.tool_loop import RESULT_TOKENS, ToolLoop, UsedTool, resting_on_tools
 from agentmesh.errors import LimitError, MeshError, ModelError, ModelReplyError, ModelTimeoutError, UnknownNameError
 from agentmesh.fence import fenced, inert, pack_line, render_pack
 from agentmesh.models.base import ChatMessage, ChatModel, ChatReply, ChatRequest
 from agentmesh.models.call import call_model
+from agentmesh.models.replies import json_in
 from agentmesh.prompts import render
 from agentmesh.run import RunContext
 from agentmesh.tokens import TokenCounter, counter_for

@@ -24,11 +24,11 @@ from agentmesh.agents.merging import (
     usable,
     with_sources,
 )
-from agentmesh.agents.schema import json_in
 from agentmesh.errors import ConfigError, MeshError, ModelReplyError, ModelRequestError
 from agentmesh.fence import fenced, inert
 from agentmesh.models.base import ChatMessage, ChatModel, ChatRequest
 from agentmesh.models.call import call_model
+from agentmesh.models.replies import json_in
 from agentmesh.prompts import render
 from agentmesh.run import RunContext
 from agentmesh.text import fold, sentences

@@ -1,40 +1,15 @@
 """Replies as JSON of a schema: found in what a model wrote, and checked. No schema is ever fetched from anywhere."""
 
 import json
-import re
 from importlib import import_module
 from typing import Any
 
 from agentmesh.errors import ConfigError
 
-__all__ = ["json_in", "mismatch", "text_of"]
+__all__ = ["mismatch", "text_of"]
 
 SPOKEN = ("answer", "text", "reply", "summary", "message")
 """Fields that hold what a structured reply says to the user, the first that is there."""
-
-_FENCE = re.compile(r"^```[a-z]*\s*\n(.*?)\n```\s*$", re.DOTALL | re.IGNORECASE)
-
-
-def json_in(text: str) -> Any:
-    """The JSON value that a reply consists of, or that stands in it between other words.
-
-    Raises:
-        ValueError: If there is none; the message says where reading failed.
-    """
-    stripped = text.strip()
-    if fenced := _FENCE.match(stripped):
-        stripped = fenced.group(1).strip()
-    try:
-        return json.loads(stripped)
-    except ValueError as error:
-        start = min((i for i in (stripped.find("{"), stripped.find("[")) if i >= 0), default=-1)
-        if start < 0:
-            raise ValueError("the reply holds no JSON") from error
-        try:
-            value, _ = json.JSONDecoder().raw_decode(stripped[start:])
-        except ValueError as inner:
-            raise ValueError(f"the reply is no valid JSON: {inner}") from inner
-        return value
 
 
 def mismatch(value: Any, schema: dict[str, Any], *, where: str = "output_schema") -> str | None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from agentmesh.agents.approvals import Pending, Refused
-from agentmesh.agents.schema import json_in, mismatch
+from agentmesh.agents.schema import mismatch
 from agentmesh.errors import ConfigError, ModelReplyError, UnknownNameError
 from agentmesh.fence import fenced, inert
 from agentmesh.models.base import ChatMessage, ChatReply, ChatRequest, ToolCall, ToolSpec
+from agentmesh.models.replies import json_in
 from agentmesh.models.wire import valid_text
 from agentmesh.prompts import render
 from agentmesh.tokens import TokenCounter

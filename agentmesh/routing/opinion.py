@@ -5,7 +5,6 @@ Two forms. `json`: a system message, the request as fenced data, a reply of a sc
 TCAndon-Router models are trained to. The prompts of both are our own.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentmesh.fence import fenced, inert
 from agentmesh.models.base import ChatMessage, ChatRequest
+from agentmesh.models.replies import json_in
 from agentmesh.models.wire import valid_text
 from agentmesh.prompts import render
 from agentmesh.text import content_words, fold
@@ -296,7 +296,7 @@ def read_json(text: str, cards: Sequence[AgentCard], *, ask: bool = True) -> Opi
             nobody fits and names somebody as needed, or asks where that is not possible. Says what is wrong.
     """
     try:
-        said = _Said.model_validate(_json_in(_THOUGHT.sub("", text)))
+        said = _Said.model_validate(json_in(_THOUGHT.sub("", text)))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the value"
@@ -396,14 +396,3 @@ def _nobody_known(dropped: Sequence[str], cards: Sequence[AgentCard]) -> str:
     known = ", ".join(card.id for card in cards)
     strange = ", ".join(_flat(name, EXAMPLE_CHARS) for name in dropped[:3])
     return f"{f'{strange} is not in the list' if strange else 'no agent is named'}; the ids are {known}"
-
-
-def _json_in(text: str) -> Any:
-    """The JSON object that a reply is or holds."""
-    start = text.find("{")
-    if start < 0:
-        raise ValueError("it holds no JSON")
-    try:
-        return json.JSONDecoder().raw_decode(text[start:])[0]
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is no valid JSON: {error}") from error
