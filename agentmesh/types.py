@@ -243,6 +243,8 @@ class RolePolicy(Frozen):
     """Weight of a stage's items, per stage name; 1.0 elsewhere."""
     reserve_tokens: dict[str, int] = Field(default_factory=dict[str, int])
     """Tokens kept free for named parts of the pack, e.g. `task_state`."""
+    writes: MemoryKind = MemoryKind.ANSWER
+    """What kind of memory its agents' replies are: a planner's may be `plan_step`."""
 
     def budget_for(self, stage: str) -> int:
         """The token budget in this stage."""

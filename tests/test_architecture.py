@@ -33,6 +33,7 @@ DOORS = {
     "mcp": ("tools.mcp", "serve.mcp"),
     "networkx": ("graphs", "drawing.ranks", "routing.pheromone", "context"),
     "opentelemetry": ("trace.otel",),
+    "pytest": ("testing.fixtures",),
     "regex": ("guardrails.rules",),
     "rich": ("cli", "evaluation.report"),
     "scipy": ("routing", "evaluation"),

@@ -11,7 +11,17 @@ from agentmesh.errors import StoreError
 from agentmesh.memory.arrays import ArrayStore
 from agentmesh.memory.base import MemoryFilter
 from agentmesh.memory.writer import Draft, MemoryWriter, WriteReport, drafts_from_reply, drafts_from_turn, item_id
-from agentmesh.types import AgentCard, AgentReply, MemoryItem, MemoryKind, Message, ReplyStatus, Task
+from agentmesh.types import (
+    AgentCall,
+    AgentCard,
+    AgentReply,
+    CitedSentence,
+    MemoryItem,
+    MemoryKind,
+    Message,
+    ReplyStatus,
+    Task,
+)
 from tests.memory_kit import DIMENSIONS, EMBEDDER, NOW, FixedClock
 
 TENANT = "acme"
@@ -322,3 +332,15 @@ async def test_a_conversation_is_remembered_turn_by_turn_within_its_thread() -> 
     assert await read(to, user="u2", thread="t1") == []
     assert [d.key for d in drafts_from_turn(TASK, "Yes.")] == ["dialogue/t1/1/user", "dialogue/t1/1/assistant"]
     assert drafts_from_turn(TASK.model_copy(update={"thread": None}), "Yes.") == []
+
+
+def test_a_role_may_write_plans_and_extracts_are_none() -> None:
+    card = AgentCard(id="planner", description="Plans.")
+    call = AgentCall(run_id="r", step="plan.r1", agent="planner", task=Task(text="How far is it?"))
+    planned = call.reply(ReplyStatus.ANSWERED, text="1. Find the port. 2. Find its distance.")
+    (draft,) = drafts_from_reply(planned, call.task, card, kind=MemoryKind.PLAN_STEP)
+    assert (draft.kind, draft.thread) == (MemoryKind.PLAN_STEP, "r")
+    extract = CitedSentence(text="The port is far.", items=("i",), origin="extractive")
+    quoted = planned.model_copy(update={"extractive": True, "sentences": (extract,)})
+    assert drafts_from_reply(quoted, call.task, card, kind=MemoryKind.PLAN_STEP) == []
+    assert len(drafts_from_reply(quoted, call.task, card)) == 1

@@ -19,7 +19,7 @@ def test_the_repository_is_a_project_without_mistakes() -> None:
 
 def test_the_helpdesk_has_its_agents_roles_tasks_and_knowledge() -> None:
     project = load_project(REPOSITORY)
-    assert 10 <= len(project.cards) <= 12
+    assert len(project.scenarios["helpdesk"].agents) == 12
     assert all(card.role in project.roles and card.examples and card.instructions for card in project.cards)
     tasks = project.scenarios["helpdesk"].tasks
     assert len(tasks) >= 30

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from agentmesh import AgentCard, build_mesh
 from agentmesh.errors import MeshError, ModelError, ModelQuotaError, ModelTimeoutError, ToolError
-from agentmesh.models.base import ChatMessage, ChatReply, ChatRequest, ToolCall, ToolSpec
+from agentmesh.models.base import ChatChunk, ChatMessage, ChatReply, ChatRequest, ToolCall, ToolSpec
 from agentmesh.models.scripted import ScriptedEmbedder, ScriptedModel
 from agentmesh.run import loose_context
 from agentmesh.testing import (
@@ -40,20 +41,33 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tapes" / "one.jsonl"
 
 
-async def record(path: Path, *requests: ChatRequest, replies: Any = ("Within 14 days.",), mode: Any = "record") -> ScriptedModel:
+async def record(
+    path: Path, *requests: ChatRequest, replies: Any = ("Within 14 days.",), mode: Any = "record"
+) -> ScriptedModel:
     """Record these requests; the model that answered them."""
     inner = ScriptedModel(replies, name="small")
     model = CassetteModel(inner, Cassette(path, mode))
     for request in requests:
-        try:
+        with suppress(ModelError):
             await model.complete(request)
-        except ModelError:
-            pass
     return inner
 
 
 def replay(path: Path) -> CassetteModel:
     return CassetteModel(None, Cassette(path))
+
+
+def state(path: Path) -> tuple[bytes, int, list[str]]:
+    """What is in the file, when it was written, and what stands in its folder."""
+    return path.read_bytes(), path.stat().st_mtime_ns, [p.name for p in path.parent.iterdir()]
+
+
+def exists(path: Path) -> bool:
+    return path.exists()
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -92,7 +106,7 @@ async def test_equal_questions_are_replayed_in_their_order_and_no_more_often(pat
     model = replay(path)
     said = [(await model.complete(request)).text for request in (asked("Why?"), asked(), asked())]
     assert said == ["because", "first", "second"]
-    with pytest.raises(CassetteMissError, match="holds 2 recordings of this call.*this is time 3"):
+    with pytest.raises(CassetteMissError, match=r"holds 2 recordings of this call.*this is time 3"):
         await model.complete(asked())
 
 
@@ -117,7 +131,7 @@ async def test_what_is_no_model_error_passes_through_and_is_not_recorded(path: P
     cassette = Cassette(path, "record")
     with pytest.raises(RuntimeError):
         await CassetteModel(ScriptedModel([RuntimeError("a bug")]), cassette).complete(asked())
-    assert not path.exists()
+    assert not exists(path)
 
 
 async def test_a_stream_is_recorded_and_replayed_like_a_completion(path: Path) -> None:
@@ -136,10 +150,11 @@ async def test_a_stream_that_is_left_stops_the_model_and_records_nothing(path: P
     left: list[bool] = []
 
     class Endless(ScriptedModel):
-        async def stream(self, request: ChatRequest) -> Any:
+        async def stream(self, request: ChatRequest) -> AsyncGenerator[ChatChunk, None]:
             try:
                 while True:
-                    yield (await ScriptedModel.complete(self, request)) and _chunk()
+                    await asyncio.sleep(0)
+                    yield ChatChunk(text="x")
             finally:
                 left.append(True)
 
@@ -148,17 +163,15 @@ async def test_a_stream_that_is_left_stops_the_model_and_records_nothing(path: P
         break
     await stream.aclose()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     assert left == [True]
-    assert not path.exists()
+    assert not exists(path)
 
 
-def _chunk() -> Any:
-    from agentmesh.models.base import ChatChunk
-
-    return ChatChunk(text="x")
+def added(arguments: dict[str, int]) -> int:
+    return arguments["a"] + arguments["b"]
 
 
 async def test_tools_are_recorded_beside_models_in_one_file(path: Path) -> None:
-    tools = ScriptedToolset({"add": lambda a: a["a"] + a["b"], "fail": ToolError("the tool is gone; start it")})
+    tools = ScriptedToolset({"add": added, "fail": ToolError("the tool is gone; start it")})
     model = CassetteModel(ScriptedModel(["3"]), path, "record")
     recording = CassetteToolset(tools, path, "record")
     assert recording.cassette is model.cassette
@@ -193,10 +206,12 @@ async def test_several_models_and_toolsets_are_told_apart_by_name(path: Path) ->
 
 
 async def test_calls_at_the_same_time_give_the_same_file_whatever_their_order(path: Path, tmp_path: Path) -> None:
-    async def recorded(to: Path, texts: Sequence[str]) -> bytes:
-        model = CassetteModel(ScriptedModel(lambda r: r.messages[-1].text.upper(), name="small"), Cassette(to, "record"))
+    async def recorded(to: Path, texts: Sequence[str]) -> str:
+        model = CassetteModel(
+            ScriptedModel(lambda r: r.messages[-1].text.upper(), name="small"), Cassette(to, "record")
+        )
         await asyncio.gather(*(model.complete(asked(text)) for text in texts))
-        return to.read_bytes()
+        return text_of(to)
 
     texts = [f"question {n}" for n in range(12)]
     assert await recorded(path, texts) == await recorded(tmp_path / "two.jsonl", texts[::-1])
@@ -217,14 +232,14 @@ def test_a_cassette_is_used_from_several_event_loops(path: Path) -> None:
 
 async def test_replaying_writes_nothing_not_even_after_a_miss(path: Path) -> None:
     await record(path, asked())
-    before = (path.read_bytes(), path.stat().st_mtime_ns)
+    before = state(path)
     inner = ScriptedModel(["Within 14 days.", "else"], name="small")
     model = CassetteModel(inner, Cassette(path))
     await model.complete(asked())
     with pytest.raises(CassetteMissError):
         await model.complete(asked("something else"))
-    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
-    assert [p.name for p in path.parent.iterdir()] == ["one.jsonl"]
+    assert state(path) == before
+    assert before[2] == ["one.jsonl"]
     assert inner.requests == []
 
 
@@ -324,7 +339,7 @@ async def test_a_miss_in_a_mesh_is_loud_although_the_agent_made_a_failed_reply_o
     with Cassette(path) as cassette:
         replayed = await ask_mesh(CassetteModel(None, cassette), TEXT)
     assert (replayed.text, replayed.usage) == (live.text, live.usage)
-    with pytest.raises(CassetteMissError, match="holds no recording"):  # noqa: PT012
+    with pytest.raises(CassetteMissError, match="holds no recording"):  # noqa: PT012, SIM117 - the inner one raises
         with Cassette(path) as cassette:
             answer = await ask_mesh(CassetteModel(None, cassette), "When is a refund payed, please?")
             assert answer.status == "failed"
@@ -333,7 +348,7 @@ async def test_a_miss_in_a_mesh_is_loud_although_the_agent_made_a_failed_reply_o
 
 async def test_a_test_that_fails_for_a_miss_says_the_miss_beside_its_own_words(path: Path) -> None:
     await record(path, asked())
-    with pytest.raises(AssertionError) as caught:  # noqa: PT012
+    with pytest.raises(AssertionError) as caught:  # noqa: PT012, SIM117 - the inner one raises
         with Cassette(path) as cassette:
             with pytest.raises(CassetteMissError):
                 await CassetteModel(None, cassette).complete(asked("x"))
@@ -379,7 +394,7 @@ async def test_secrets_are_not_written_and_what_held_them_is_replayed(
         await model.complete(question)
     tools = CassetteToolset(ScriptedToolset({"login": {"token": KEY}}), cassette)
     await tools.call("login", {"password": "hunter2-hunter2"}, CTX)
-    written = path.read_text()
+    written = text_of(path)
     for secret in (KEY, "hunter2", "my-own-word"):
         assert secret not in written
     again = Cassette(path, secrets=["my-own-word"])
@@ -395,7 +410,7 @@ async def test_secrets_are_not_written_and_what_held_them_is_replayed(
 
 async def test_the_file_is_one_readable_line_a_call(path: Path) -> None:
     await record(path, asked("Когда? 😀"), replies=["Через 14 дней."])
-    header, info, call = path.read_text(encoding="utf-8").splitlines()
+    header, info, call = text_of(path).splitlines()
     assert header == '{"cassette": 1}'
     assert json.loads(info)["reply"]["name"] == "small"
     assert call == (
@@ -417,7 +432,10 @@ async def test_the_file_is_one_readable_line_a_call(path: Path) -> None:
         (b'{"cassette": 1}\n{"call": "model", "of": "m", "requ', ":2 is damaged (it is no JSON"),
         (b'{"cassette": 1}\n{"call": "model", "of": "m", "request": {}}\n', ":2 is damaged (it lacks 'reply')"),
         (b'{"cassette": 1}\n\n{"call": "song", "of": "m", "request": {}, "reply": {}}', ":3 is damaged (no call is of"),
-        (b'{"cassette": 1}\n{"call": "model", "of": "m", "request": {}, "reply": {"words": "x"}}', "(reply.text: Field required"),
+        (
+            b'{"cassette": 1}\n{"call": "model", "of": "m", "request": {}, "reply": {"words": "x"}}',
+            "(reply.text: Field required",
+        ),
         (b'{"cassette": 1}\n{"call": "tool", "of": "m", "request": {}, "reply": 3}', "the reply has another form"),
         (b'{"cassette": 1}\n[1]\n', ":2 is damaged (no object)"),
         (b'{"cassette": 1}\n\xff\xfe', "it is not UTF-8"),
@@ -455,7 +473,7 @@ async def test_a_file_that_cannot_be_written_is_said_now_and_at_the_end(tmp_path
 
 async def test_a_file_is_whole_or_untouched_when_writing_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await record(path, asked())
-    before = path.read_bytes()
+    before = state(path)
 
     def full(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
@@ -463,8 +481,7 @@ async def test_a_file_is_whole_or_untouched_when_writing_fails(path: Path, monke
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(CassetteError, match="No space left"):
         await CassetteModel(ScriptedModel(["x"]), Cassette(path, "record")).complete(asked("other"))
-    assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir()] == ["one.jsonl"]
+    assert state(path) == before
 
 
 async def test_a_result_that_is_no_json_is_refused_rather_than_changed(path: Path) -> None:

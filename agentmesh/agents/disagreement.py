@@ -29,7 +29,7 @@ SAME_CLAIM = 0.8
 LEAST_SHARED_BY_PRONOUN = 3
 """Words that must be shared where a sentence begins with a pronoun, which may stand for anything; our choice."""
 
-_PRONOUN = re.compile(r"\W*(?:he|she|it|they|this|that|these|those|we|i)\b", re.IGNORECASE)
+_PRONOUN = re.compile(r"\W*(?:he|she|it|they|his|her|its|their|this|that|these|those|we|i|our|my)\b", re.IGNORECASE)
 _NEGATION = re.compile(r"\b(?:not|no|never|cannot|nobody|nothing|none|neither|nor|\w+n['’]t)\b", re.IGNORECASE)
 _NO_NEGATION = re.compile(
     r"\b(?:no|not) (?:more|less|later|longer|fewer|earlier|sooner|older|larger|only|yet|matter|one)\b(?! available)"

@@ -29,11 +29,13 @@ KIND_BONUS, HEADING_SHARE, RANK_SHARE = 0.25, 0.15, 0.10
 """Weights, beside the words' own 1.0, of: holding the kind of thing asked for, the words of the source line, the place
 of the item in the pack; our choice."""
 LEAD_SHARE = 0.30
-"""Beside them, of being about a name that the known sentences lead to, the more of the question they hold; our choice."""
-NEAR_BEST_LED = 0.85
+"""Beside them, of being about a name that the known sentences lead to, by what they hold of it; our choice."""
+NEAR_BEST_LED = 0.9
 """Share of the best score that further sentences must reach where that is about a lead; our choice."""
 LEAST_FIRST = 2
-"""Words of the question that a sentence must have to count as a first step, a name among them; our choice."""
+"""Words of the question that such a sentence has at least; our choice."""
+MOST_FIRST = 3
+"""Sentences about one name of the question where no chosen one speaks of it; our choice."""
 MOST_OF_CHAIN = 3
 """Known sentences repeated before what they lead to, beside the `most` others."""
 
@@ -97,9 +99,8 @@ def best_sentences(
     questions = [q for q in asks(request) if _ASKING.search(q)] or [request]
     rarity = _rarity(candidates)
     found = leads(task or request, known)
-    ranked = [_ranked(question, candidates, rarity, found) for question in questions]
-    if not any(ranked):
-        ranked = [_first_steps(task or request, candidates)]
+    own = [frozenset(content_words(name)) for name in names(task or request)] if found else []
+    ranked = [_ranked(question, candidates, rarity, found, own) for question in questions]
     chosen: list[_Candidate] = []
     for scored in ranked:
         _take(chosen, scored[:1], most)
@@ -107,7 +108,9 @@ def best_sentences(
     _take(chosen, rest, most)
     place = {id(c): n for n, scored in reversed(list(enumerate(ranked))) for _, c in scored[:3]}
     chosen.sort(key=lambda c: place.get(id(c), len(ranked)))
-    said = [_cited(c) for c in _with_steps(chosen, candidates, known)]
+    steps = _with_steps(chosen, candidates, known)
+    first = [] if found else _first_steps(task or request, steps, candidates)
+    said = [_cited(c) for c in [*first, *steps]]
     return _beside(said, opposed(said, pack))
 
 
@@ -187,6 +190,7 @@ def _ranked(
     candidates: Sequence[_Candidate],
     rarity: dict[str, float],
     found: Sequence[Lead] = (),
+    own: Sequence[frozenset[str]] = (),
 ) -> list[tuple[float, _Candidate]]:
     """The candidates that bear on a question with their scores, best first."""
     asked = set(content_words(question)) - {stem("want"), stem("know"), stem("need"), stem("tell"), stem("please")}
@@ -201,7 +205,7 @@ def _ranked(
         covered = sum(weights[w] for w in asked & c.stems) / total
         heading = sum(weights[w] for w in (asked & c.heading) - c.stems) / total
         bonus = KIND_BONUS if wanted and _holds(c.text, wanted) else 0.0
-        if found:
+        if found and not any(name <= c.stems for name in own):  # what speaks of the thing named is no step beyond it
             led, lead = _led(c, found, asked, weights)
             if lead is not None:
                 score = led / total + bonus + RANK_SHARE * c.rank + LEAD_SHARE * lead.share / found[0].share
@@ -213,21 +217,29 @@ def _ranked(
     return sorted(scored, key=lambda s: -s[0])
 
 
-def _first_steps(question: str, candidates: Sequence[_Candidate]) -> list[tuple[float, _Candidate]]:
-    """Where nothing answers: what is said of something that the question names, for it may lead on."""
-    asked = set(content_words(question))
-    named = [set(content_words(name)) for name in names(question)]
-    scored: list[tuple[float, _Candidate]] = []
-    for c in candidates:
-        held = asked & c.stems
-        if len(held) >= LEAST_FIRST and any(name and name <= c.stems for name in named):
-            scored.append((len(held) + RANK_SHARE * c.rank, c))
-    return sorted(scored, key=lambda s: -s[0])
+def _first_steps(question: str, chosen: Sequence[_Candidate], candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """What is said of something that the question names, where the chosen sentences speak of other things: it may lead
+    on.
+
+    They do if there are none, or if they hold no name of the question but one that is not in it. Only names of several
+    words tell things apart, so those of a single word count only if nothing was chosen.
+    """
+    asked = frozenset(content_words(question))
+    named = [frozenset(content_words(name)) for name in names(question) if " " in name or not chosen]
+    if any(name <= c.stems for name in named for c in chosen):
+        return []
+    others = [name for c in chosen for name in names(c.text) if " " in name]
+    if chosen and all(asked >= set(content_words(name)) for name in others):
+        return []
+    steps: list[_Candidate] = []
+    for name in named:
+        about = [c for c in candidates if name <= c.stems and len(asked & c.stems) >= LEAST_FIRST and c not in steps]
+        about.sort(key=lambda c: -len(asked & c.stems) - RANK_SHARE * c.rank)
+        steps += about[: min(MOST_FIRST, max(1, MOST_SENTENCES // len(named)))]
+    return steps[:MOST_SENTENCES]
 
 
-def _led(
-    c: _Candidate, found: Sequence[Lead], asked: set[str], weights: dict[str, float]
-) -> tuple[float, Lead | None]:
+def _led(c: _Candidate, found: Sequence[Lead], asked: set[str], weights: dict[str, float]) -> tuple[float, Lead | None]:
     """The best chain that ends in this sentence: the weight of what it holds of the question, and the lead.
 
     The sentence must be about the name, in its own words or under its heading, and hold something of the question that
@@ -260,9 +272,20 @@ def _holds(text: str, wanted: str) -> bool:
 
 
 def _near(scored: Sequence[tuple[float, _Candidate]]) -> list[tuple[float, _Candidate]]:
-    """Those close to the best of their question; where that is about a lead, those that are about one, too."""
+    """Those close to the best of their question.
+
+    Where that is about a lead, those that are about one, too: very close ones, and the best of each chain that begins
+    elsewhere, for a comparison has two.
+    """
     if scored and scored[0][1].lead is not None:
-        return [s for s in scored if s[0] >= NEAR_BEST_LED * scored[0][0] and s[1].lead is not None]
+        near: list[tuple[float, _Candidate]] = []
+        begun: set[int] = set()
+        for score, c in scored:
+            if c.lead is not None:
+                least = NEAR_BEST_LED if c.lead.chain[0] in begun else NEAR_BEST
+                near += [(score, c)] if score >= least * scored[0][0] else []
+                begun.add(c.lead.chain[0])
+        return near
     return [s for s in scored if s[0] >= NEAR_BEST * scored[0][0]]
 
 

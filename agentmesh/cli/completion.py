@@ -19,7 +19,15 @@ import typer
 
 from agentmesh.cli.app import app
 
-__all__ = ["complete_agents", "complete_routers", "complete_runs", "complete_scenarios", "complete_schemas"]
+__all__ = [
+    "Shell",
+    "complete_agents",
+    "complete_routers",
+    "complete_runs",
+    "complete_scenarios",
+    "complete_schemas",
+    "router_names",
+]
 
 NEWEST_RUNS = 20
 """Runs that are offered, newest first."""
@@ -92,20 +100,27 @@ def complete_runs(folder: Path) -> Iterator[str]:
 
 
 @_offered
-def complete_routers(folder: Path) -> Iterator[str]:
-    """Short names of the routers: read from the source of their table, for importing it takes half a second."""
-    spec = find_spec("agentmesh")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        tree = ast.parse((Path(place) / "routing" / "__init__.py").read_text(encoding="utf-8"))
-        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Registry"]
-        for table in (a for call in calls for a in call.args if isinstance(a, ast.Dict)):
-            yield from sorted(k.value for k in table.keys if isinstance(k, ast.Constant) and isinstance(k.value, str))
+def complete_routers(folder: Path) -> Iterable[str]:
+    """Short names of the routers."""
+    return router_names()
 
 
 @_offered
 def complete_schemas(folder: Path) -> Iterator[str]:
     """Names of the file formats."""
     yield from ("card", "roles", "scenario", "settings")
+
+
+def router_names() -> list[str]:
+    """Short names of the routers: read from the source of their table, for importing it takes half a second."""
+    spec = find_spec("agentmesh")
+    names: set[str] = set()
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        tree = ast.parse((Path(place) / "routing" / "__init__.py").read_text(encoding="utf-8"))
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Registry"]
+        for table in (a for call in calls for a in call.args if isinstance(a, ast.Dict)):
+            names |= {k.value for k in table.keys if isinstance(k, ast.Constant) and isinstance(k.value, str)}
+    return sorted(names)
 
 
 def _nearest(start: Path) -> Path:
@@ -119,5 +134,5 @@ def _nearest(start: Path) -> Path:
 def _home(folder: Path) -> str | None:
     """The setting `home` of the project's file."""
     with suppress(OSError, ValueError):
-        return str(tomllib.loads((folder / "agentmesh.toml").read_text(encoding="utf-8"))["home"])
+        return tomllib.loads((folder / "agentmesh.toml").read_text(encoding="utf-8")).get("home")
     return None

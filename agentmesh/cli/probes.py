@@ -41,7 +41,9 @@ PACKAGES: Mapping[str, str] = {
     "networkx": "checks and drawings of graphs",
     "chromadb": "shared memory on disk",
     "litellm": "models of providers, and counting tokens",
+    "httpx": "decision endpoints of routers",
     "tiktoken": "counting tokens",
+    "regex": "patterns of guardrails, and counting tokens",
     "wordllama": "the embedder `wordllama`",
     "typer": "the command line",
     "rich": "the command line's tables",
@@ -206,9 +208,8 @@ def probe_project(scene: Scene) -> Iterator[Finding]:
         yield Finding("project", State.PROBLEM, f"{scene.folder}: {count}: {shown}{more}", "see `agentmesh check`")
         return
     project = scene.project
-    facts = (
-        f"{len(project.cards)} agents, {len(project.scenarios)} scenarios, no mistakes" if project else "no mistakes"
-    )
+    counts = [(len(project.cards), "agent"), (len(project.scenarios), "scenario")] if project else []
+    facts = ", ".join([*(f"{n} {what}{'s' if n != 1 else ''}" for n, what in counts), "no mistakes"])
     yield Finding("project", State.OK, f"{scene.folder}: {facts}")
     if set_here := sorted(v for v, text in scene.environ.items() if v.startswith("AGENTMESH_") and text):
         yield Finding("environment", State.OK, f"these variables change settings: {', '.join(set_here)}")

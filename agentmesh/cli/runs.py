@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentmesh.cli.app import JsonOption, ProjectOption, app, consoles, print_json, project_folder
+from agentmesh.cli.completion import complete_routers, complete_runs, complete_scenarios
 from agentmesh.errors import ConfigError, InputError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
@@ -28,10 +29,14 @@ def run(
     what: Annotated[
         str,
         typer.Argument(
-            metavar='SCENARIO-or-"QUESTION"', help="A scenario's name, or a question; `-` reads it from stdin."
+            metavar='SCENARIO-or-"QUESTION"',
+            help="A scenario's name, or a question; `-` reads it from stdin.",
+            autocompletion=complete_scenarios,
         ),
     ],
-    router: Annotated[str | None, typer.Option(help="Router instead of the project's own.")] = None,
+    router: Annotated[
+        str | None, typer.Option(help="Router instead of the project's own.", autocompletion=complete_routers)
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Default model: `embedded`, `gguf:PATH`, any LiteLLM id.")] = None,
     thread: Annotated[str | None, typer.Option(help="Conversation that this belongs to.")] = None,
     tenant: Annotated[str, typer.Option(help="Whose data this is.")] = "default",
@@ -61,7 +66,12 @@ def run(
 
 @app.command()
 def resume(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run that waits, or was killed or cancelled.")],
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run that waits, or was killed or cancelled.", autocompletion=complete_runs
+        ),
+    ],
     answer: Annotated[str | None, typer.Option(help="What a person says to what the run asks.")] = None,
     question: Annotated[
         str | None, typer.Option(help="Which question is answered, by id; by default the first.")
@@ -79,7 +89,9 @@ def resume(
 
 @app.command()
 def cancel(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run that waits or was killed.")],
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run that waits or was killed.", autocompletion=complete_runs)
+    ],
     reason: Annotated[str, typer.Option(help="Why, for the trace.")] = "given up",
     project: ProjectOption = None,
 ) -> None:

@@ -9,8 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from agentmesh.cli.app import JsonOption, ProjectOption, consoles, print_json, project_folder, trace_app, write_output
+from agentmesh.cli.completion import complete_runs
 
 __all__: list[str] = []
+
+
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="The run's id, or its first letters.", autocompletion=complete_runs),
+]
 
 
 class ExportFormat(StrEnum):
@@ -59,7 +66,7 @@ def trace_list(
 
 @trace_app.command("show")
 def trace_show(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first letters.")],
+    run_id: RunArgument,
     events: Annotated[bool, typer.Option("--events", help="Every event on a line of its own.")] = False,
     as_json: JsonOption = False,
     project: ProjectOption = None,
@@ -84,7 +91,7 @@ def trace_show(
 
 @trace_app.command("export")
 def trace_export(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first letters.")],
+    run_id: RunArgument,
     form: Annotated[
         ExportFormat, typer.Option("--format", help="One event a line, or one document.")
     ] = ExportFormat.JSONL,

@@ -44,11 +44,11 @@ MOST_LEADS = 6
 KNOWN_SHARE = 0.6
 """How far an item that is all about a lead comes nearer to full relevance; our choice."""
 NAME_SHARE = 0.5
-"""Of what an item gets for a lead: for the name alone; the rest is for the words of the question that are still open."""
+"""Of what an item gets for a lead: for the name alone; the rest is for the words of the question still open."""
 QUESTION_SHARE = 0.5
 """Of the budget: filled by relevance to the question itself before leads compete for the rest; our choice."""
 PARTS = ("relevance", "cosine", "lexical", "role", "stage", "recency", "trust", "known")
-"""Parts of a score, as the report names them; cosine, lexical and known are mixed into the relevance, and known is there
+"""Parts of a score, as the report names them; cosine, lexical and known are mixed into the relevance. Known is there
 only if something was known."""
 FULL_TOKENS = 6_000
 """Budget of `full` where none is set: leaves a model with a window of 8,192 tokens room for prompt and reply."""
@@ -59,8 +59,9 @@ NEWEST_KEPT = 1_000
 class RoleAwareRouter:
     """Scores what the role may read by relevance, role, stage, recency and trust, and fills the budget best first.
 
-    In later stages and rounds it looks up what the known sentences lead to as well: items about a name that the question
-    does not hold come nearer, the more so if they hold what is still open. Half of the budget stays with the question.
+    In later stages and rounds it looks up what the known sentences lead to as well: items about a name that the
+    question does not hold come nearer, the more so if they hold what is still open. Half of the budget stays with the
+    question.
 
     Args:
         store: Where memory is searched.

@@ -22,7 +22,8 @@ def check_answer(expected: Expectation, answer: Answer) -> list[Check]:
     """Compare an answer with what its task expects.
 
     A fact stands in the answer if its words do, case and white space aside. A conflict is named if one conflict of
-    the answer has both values on different sides. The agents are those that a router chose, over all rounds. Every reply that says something must cite an item of its pack.
+    the answer has both values on different sides. The agents are those that a router chose, over all rounds. Every
+    reply that says something must cite an item of its pack.
     """
     checks = [_same("outcome", [expected.outcome], [answer.status.value])]
     checks.append(_same("agents", sorted(expected.agents), sorted(_dispatched(answer))))
@@ -43,9 +44,15 @@ def check_answer(expected: Expectation, answer: Answer) -> list[Check]:
 
 
 def _dispatched(answer: Answer) -> set[str]:
-    """The agents of the last decision, and those that were chosen for the same stages in earlier rounds."""
-    chosen = set(answer.decision.agents) if answer.decision else set[str]()
-    stages = {reply.stage for reply in answer.replies if reply.agent in chosen}
+    """The agents of the last decision, and those that worked in the same stage in earlier rounds.
+
+    If it chose nobody, the stage is that of the agents among which it could have chosen.
+    """
+    if answer.decision is None:
+        return set()
+    chosen = set(answer.decision.agents)
+    known = chosen or {candidate.agent for candidate in answer.decision.candidates}
+    stages = {reply.stage for reply in answer.replies if reply.agent in known}
     return chosen | {reply.agent for reply in answer.replies if reply.stage in stages}
 
 

@@ -15,7 +15,7 @@ from agentmesh.types import MemoryItem, MemoryKind
 
 __all__ = ["ArrayStore", "check_query", "check_vectors", "in_order", "matches"]
 
-THREAD_KINDS = frozenset({MemoryKind.DIALOGUE, MemoryKind.ANSWER})
+THREAD_KINDS = frozenset({MemoryKind.DIALOGUE, MemoryKind.ANSWER, MemoryKind.PLAN_STEP})
 """Kinds that belong to one conversation; everything else is known in all of them."""
 FIRST_ROWS = 64
 """Rows of a tenant's arrays at first; they double when full."""

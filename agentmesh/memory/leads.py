@@ -2,8 +2,8 @@
 
 A question such as "At which yard was the ship built that carried the Kestrel Survey?" names the voyage, not the ship.
 Once "The Kestrel Survey was carried by the barque Morrow Lark." is known, the ship's name is a lead: the next page is
-found by it, though no word of that page stands in the question. Numbers are not leads: they are what is asked for, seldom
-what leads on.
+found by it, though no name on that page stands in the question. Numbers are not leads: they are what is asked for,
+seldom what leads on.
 """
 
 import re
@@ -15,7 +15,7 @@ from agentmesh.text import STOP_WORDS, content_words, fold
 
 __all__ = ["Lead", "leads", "names"]
 
-MOST_STEPS = 3
+MOST_STEPS = 5
 """Known sentences that one chain may hold; our choice."""
 LEAST_ANCHOR = 0.34
 """Share of the question's words that the first sentence of a chain must have where the question names nothing; our
@@ -23,6 +23,12 @@ choice."""
 
 _PIECE = r"[^\W\d_a-z][^\W_]*(?:['’-][^\W_]+)*"
 _NAME = re.compile(rf"{_PIECE}(?:(?:\s+(?:of|of the)\s+|\s+){_PIECE})*")
+_CALENDAR = frozenset(
+    """january february march april may june july august september october november december monday tuesday wednesday
+    thursday friday saturday sunday""".split()  # noqa: SIM905
+)
+"""Capitalised words that name no thing to look up."""
+_LITTLE = STOP_WORDS | _CALENDAR
 _BEFORE = re.compile(r"(?:^|[.!?:]\s+|[\"“(])\s*$")
 
 
@@ -44,16 +50,17 @@ class Lead(NamedTuple):
 def names(text: str) -> list[str]:
     """Runs of capitalised words, also over `of`, in order, each once; a single one that begins a sentence is none.
 
-    Articles and other stop words at either end are taken off.
+    Articles and other stop words, months and days of the week at either end are taken off.
     """
     return list(_names(text))
 
 
 def leads(question: str, known: Sequence[str]) -> list[Lead]:
-    """The names that `known` leads to from the question, best chain first.
+    """The names that `known` leads to from the question, best chain first, of equal ones the shorter.
 
     A chain begins with a sentence that holds a name of the question (or, if that names nothing, enough of its words)
-    and goes on over sentences that share a new name and hold further words of the question.
+    and goes on over other sentences that share a new name; the more of the question's words they hold together, the
+    better.
 
     Args:
         question: What is asked, as a whole.
@@ -72,7 +79,7 @@ def leads(question: str, known: Sequence[str]) -> list[Lead]:
             fresh = not stems <= asked and not any(stems <= said[place].stems for place in chain[:-1])
             if fresh and (stems not in found or found[stems].share < share):
                 found[stems] = Lead(name, stems, share, covered, chain)
-    return sorted(found.values(), key=lambda lead: -lead.share)
+    return sorted(found.values(), key=lambda lead: (-lead.share, len(lead.chain)))
 
 
 class _Said(NamedTuple):
@@ -89,13 +96,14 @@ def _chains(
         held = asked & one.stems
         if any(stems <= one.stems for stems in own) or (not own and len(held) >= LEAST_ANCHOR * len(asked)):
             best[place] = ((place,), held)
+    starts = frozenset(best)
     for _ in range(MOST_STEPS - 1):
         for chain, covered in list(best.values()):
             fresh = [stems for _, stems in said[chain[-1]].named if not stems <= asked]
             for place, one in enumerate(said):
                 held = covered | (asked & one.stems)
-                linked = place not in chain and any(stems <= one.stems for stems in fresh)
-                if linked and len(held) > len(covered) and (place not in best or len(best[place][1]) < len(held)):
+                linked = place not in starts and place not in chain and any(stems <= one.stems for stems in fresh)
+                if linked and (place not in best or len(best[place][1]) < len(held)):
                     best[place] = ((*chain, place), held)
     return list(best.values())
 
@@ -106,10 +114,10 @@ def _names(text: str) -> tuple[str, ...]:
     for match in _NAME.finditer(text):
         pieces = match.group().split()
         begins = _BEFORE.search(text, 0, match.start()) is not None
-        while pieces and fold(pieces[0]) in STOP_WORDS:
+        while pieces and fold(pieces[0]) in _LITTLE:
             del pieces[0]
             begins = False
-        while pieces and fold(pieces[-1]) in STOP_WORDS:
+        while pieces and fold(pieces[-1]) in _LITTLE:
             del pieces[-1]
         if pieces and not (begins and len(pieces) == 1 and not pieces[0].isupper()):
             found[" ".join(pieces)] = None

@@ -232,10 +232,18 @@ def item_id(draft: Draft) -> str:
     return hashlib.sha256(named.encode()).hexdigest()[:24]
 
 
-def drafts_from_reply(reply: AgentReply, task: Task, card: AgentCard, *, run_id: str | None = None) -> list[Draft]:
-    """An agent's reply as memory: one `answer` that names what it cites; nothing for a reply that failed.
+def drafts_from_reply(
+    reply: AgentReply,
+    task: Task,
+    card: AgentCard,
+    *,
+    run_id: str | None = None,
+    kind: MemoryKind = MemoryKind.ANSWER,
+) -> list[Draft]:
+    """An agent's reply as memory: one item that names what it cites; nothing for a reply that failed.
 
-    Of a model that is not capable the extracts are kept, not its own words.
+    Of a model that is not capable the extracts are kept, not its own words; they are no plan, so a role that writes
+    `plan_step` leaves nothing then.
 
     A run without a thread counts as a thread of its own, so that its answers are read in it and nowhere else.
 
@@ -244,17 +252,18 @@ def drafts_from_reply(reply: AgentReply, task: Task, card: AgentCard, *, run_id:
         task: What it was asked, and on whose behalf.
         card: The agent; the reply of one with `visibility: private` is read by nobody else.
         run_id: The run; absent: the first part of the reply's call id.
+        kind: What its role writes.
     """
     extracts = " ".join(s.text for s in reply.sentences if s.origin == "extractive") if reply.extractive else ""
     text = extracts or reply.text
-    if not reply.ok or not text.strip():
+    if not reply.ok or not text.strip() or (reply.extractive and kind is MemoryKind.PLAN_STEP):
         return []
     run = run_id or reply.call_id.partition("/")[0]
     thread = task.thread or run
     return [
         Draft(
             text=text,
-            kind=MemoryKind.ANSWER,
+            kind=kind,
             key=f"answer/{thread}/{reply.agent}/r{reply.round}",
             source=f"answer of {reply.agent}",
             author=reply.agent,

@@ -18,6 +18,7 @@ INSTRUCTIONS = "Answer only from the memory items, briefly, and cite each item t
 """Of a card that is given none."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 _UNREAD = "readme"
 """A file of this name beside the cards is no card."""
 
@@ -42,8 +43,20 @@ def card_text(
         "not_for": list(not_for),
     }
     kept = {key: value for key, value in values.items() if value or key == "description"}
-    front = yaml.safe_dump(kept, allow_unicode=True, sort_keys=False, width=2**30)
+    front = yaml.dump(kept, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=2**30)
     return f"---\n{front}---\n\n{instructions.strip() or INSTRUCTIONS}\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text with line breaks of any kind, so that no reader folds them; PyYAML alone loses some."""
+
+
+def _quoted(dumper: _Dumper, text: str) -> yaml.Node:
+    style = '"' if _BREAKS.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted)
 
 
 def add_card(

@@ -19,7 +19,7 @@ __all__ = ["CascadeRouter", "cascade_router"]
 
 MIN_CONFIDENCE = 0.6
 """Confidence from which a decision stands. On 700 clinc150 test rows, 150 intents as agents, `semantic` is below it on
-16 % of them, of which it has 60 % right, and has 90 % of the others right."""
+16 % of them, of which it has 68 % right, and has 92 % of the others right."""
 GRACE_S = 0.1
 """Seconds of the step's time that a later router is not given, so that an earlier decision can still stand."""
 SHOWN_CANDIDATES = 5

@@ -287,6 +287,21 @@ class TextSpace:
         """Some of the rows."""
         return Coded(self.rows.words[places], self.rows.characters[places], self.rows.dense[places])
 
+    def gram_product(self, places: NDArray[np.int64]) -> Callable[[Floats], Floats]:
+        """The product of the matrix of similarities among some rows with others, without making that matrix."""
+        of_words, of_characters, of_dense = self._shares
+        kept = self.encoded(places)
+        words_t: SparseRows = kept.words.T.tocsr()
+        characters_t: SparseRows = kept.characters.T.tocsr()
+
+        def product(columns: Floats) -> Floats:
+            total: NDArray[Any] = of_words * (kept.words @ (words_t @ columns))
+            total += of_characters * (kept.characters @ (characters_t @ columns))
+            total += of_dense * (kept.dense @ (kept.dense.T @ columns))
+            return np.asarray(total, np.float32)
+
+        return product
+
     def without(self, dropped: Places) -> "TextSpace":
         """The same space with some rows fewer; how rare an n-gram is stays as it was."""
         kept = np.setdiff1d(np.arange(len(self)), dropped)

@@ -51,8 +51,8 @@ from agentmesh.types import AgentCard, Candidate, Chosen, Mode, RouteRequest, Ro
 __all__ = ["ReasoningRouter", "reasoning_router", "routing_prompt"]
 
 SHORTLIST = 8
-"""Agents that the model chooses among. With it .990 and more of 700 clinc150 test rows have their intent, one of 150,
-on the list; 5 have .988."""
+"""Agents that the model chooses among. Of 579 in-scope clinc150 test rows, .995 have their intent, one of 150, on such
+a list, which takes 9 % of the prompt with all 150."""
 THRESHOLD = 0.35
 """Least probability with which a named agent works: that of `semantic`."""
 SURE = 0.6

@@ -9,6 +9,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from agentmesh.errors import ConfigError, ModelError, RoutingError
 from agentmesh.models.base import Embedder
+from agentmesh.routing.answered import Answered, found_names, named_options, with_answer
 from agentmesh.routing.calibration import CalibratedCards, Judged
 from agentmesh.routing.decision import Thresholds, Verdict, candidate, compose, verdict_on
 from agentmesh.routing.parts import Part, refers_back, specific_words, split_parts
@@ -86,7 +88,7 @@ class SemanticRouter:
         active = _active(cards)
         if not active:
             decision = _nobody(cards, "every agent is a shadow" if cards else "there is no agent to choose from")
-        elif not words(request.task.text):
+        elif not words(request.task.full_text):
             decision = _nobody(cards, "the message holds no words")
         else:
             left = ctx.seconds_left()
@@ -106,11 +108,20 @@ class SemanticRouter:
     ) -> RoutingDecision:
         text = request.task.text
         parts = await self._split(text)
+        if not parts:  # words stand in the answers only
+            parts = (Part(text.strip(), text.strip()),)
         before = _last_turn(request) if refers_back(parts[0].text) else ""
         leads = _leads(parts, before)
+        names = " ".join(found_names(request.known, text))
+        answers = " ".join(c.answer.strip() for c in request.task.clarifications)
         texts = [*(p.context for p in parts), *(f"{lead} {parts[i].text}" for i, lead in leads.items())]
+        if names:
+            texts += [f"{p.context} {names}" for p in parts]
+        if answers:
+            texts += [with_answer(p.context, answers) for p in parts] + [answers]
         vectors = await self._embed(texts)
-        judged = await self._judge(await self._fit_for(active), texts, vectors, request.tried)
+        fit = await self._fit_for(active)
+        judged = await self._judge(fit, texts, vectors, request.tried)
         vague = not before and not any(specific_words(p.text) for p in parts)
         verdicts: list[Verdict] = []
         for place, part in enumerate(parts):
@@ -118,7 +129,15 @@ class SemanticRouter:
             if place in leads:
                 row = len(parts) + list(leads).index(place)
                 verdict = self._reread(verdict, judged, row, after_turn=place == 0)
+            if names:
+                row = len(parts) + len(leads) + place
+                verdict = verdict.with_lead(judged, row, self._limits, "read together with names found before")
             verdicts.append(verdict)
+        if answers:
+            first = len(texts) - len(parts) - 1
+            answered = _answered(request, active, fit, judged, first, verdicts, self._limits)
+            vague = vague and answered is verdicts
+            verdicts = answered
         decision = compose(self.name, active, verdicts, self._limits, request.max_agents, vague=vague)
         if len(active) < len(cards):
             judged = await self._judge(
@@ -190,6 +209,50 @@ class SemanticRouter:
         if sum(map(len, texts)) <= INLINE_CHARS:
             return fit.judge(texts, vectors, tried)
         return await asyncio.to_thread(fit.judge, texts, vectors, tried)
+
+
+def _answered(
+    request: RouteRequest,
+    cards: Sequence[AgentCard],
+    fit: CalibratedCards,
+    judged: Judged,
+    first: int,
+    verdicts: list[Verdict],
+    limits: Thresholds,
+) -> list[Verdict]:
+    """The verdicts after the user was asked back; the same list if the answer says nothing.
+
+    What was sure about agents that nobody asked about stays. The other parts go to the agents that the answer names;
+    if it names none, they are read together with it. Rows of `judged` from `first` on are the parts with the answers,
+    the last row is the answers alone.
+    """
+    asked = request.task.clarifications[-1]
+    answers = " ".join(c.answer.strip() for c in request.task.clarifications)
+    places = {card.id: place for place, card in enumerate(cards)}
+    options = [cards[places[agent]] for agent in asked.options if agent in places]
+    told = named_options(asked.answer, options or cards)
+    torn = {places[card.id] for card in options}
+    waiting = [i for i, v in enumerate(verdicts) if not v.part.background and (not v.chosen or torn & {*v.chosen})]
+    # A part that is nobody's is not what was asked about, if there is another.
+    waiting = [i for i in waiting if verdicts[i].chance[-1] <= limits.none_threshold] or waiting
+    waiting = waiting or [i for i, v in enumerate(verdicts) if v.part.background and not v.chosen]
+    if told is Answered.NEITHER:
+        return [replace(v, chosen=tuple(a for a in v.chosen if a not in torn)) if i in waiting else v
+                for i, v in enumerate(verdicts)]  # fmt: skip
+    if not waiting or (told is Answered.NOTHING and not fit.knows(answers)):
+        return verdicts
+    found = list(verdicts)
+    for i in waiting:
+        part = replace(verdicts[i].part, background=False)
+        if i == waiting[-1]:  # once is enough: the agent reads its parts one after the other
+            part = replace(part, text=with_answer(part.text, answers))
+        if isinstance(told, Answered):
+            alone = verdict_on(part, judged, len(judged) - 1, limits)
+            found[i] = alone.with_lead(judged, first + i, limits, "read together with the answer of the user")
+        else:
+            agents = tuple(places[agent] for agent in told)
+            found[i] = verdicts[i].decided_for(agents, part, "named by the user")
+    return found
 
 
 def _leads(parts: Sequence[Part], before: str) -> dict[int, str]:

@@ -550,7 +550,7 @@ class Mesh:
         if card is not None:
             step = "/".join(reply.call_id.split("/")[1:-2])
             task = Task(text=reply.part, tenant=scope.ctx.tenant, user=scope.ctx.user, thread=scope.ctx.thread)
-            drafts = drafts_of(reply, task, card, scope.ctx.run_id)
+            drafts = drafts_of(reply, task, card, scope.ctx.run_id, scope.parts)
             await remember(drafts, scope.parts, scope.ctx.at(step=step, agent=reply.agent))
 
     async def _drive(
@@ -653,12 +653,12 @@ class Mesh:
             r.ok and self.cards[r.agent].visibility == "private" for r in answer.replies if r.agent in self.cards
         )
         turn = drafts_from_turn(task, "" if private else answer.text, run_id=scope.ctx.run_id)
-        drafts = [*self._said(task, answer), *turn]
+        drafts = [*self._said(task, answer, scope), *turn]
         await remember(drafts, scope.parts, scope.ctx)
 
     async def _forget_working_memory(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
         """A run alone is a conversation of its own: nobody reads what its agents said once it is over."""
-        said = self._said(task, answer)
+        said = self._said(task, answer, scope)
         if said:
             try:
                 await services.store.delete(task.tenant, [item_id(draft) for draft in said])
@@ -666,10 +666,10 @@ class Mesh:
                 text = f"what the agents said stays in memory: {error}"
                 scope.ctx.emit(StepFailed(error=text, kind=type(error).__name__))
 
-    def _said(self, task: Task, answer: Answer) -> list[Draft]:
+    def _said(self, task: Task, answer: Answer, scope: RunScope) -> list[Draft]:
         """What memory keeps of the replies."""
         replies = ((reply, self.cards.get(reply.agent)) for reply in answer.replies)
-        return [d for reply, card in replies if card for d in drafts_of(reply, task, card, answer.run_id)]
+        return [d for reply, card in replies if card for d in drafts_of(reply, task, card, answer.run_id, scope.parts)]
 
     def _flush_soon(self, ctx: RunContext, services: Services) -> None:
         """Write memory to disk in one batch behind the answer; runs that end meanwhile share the next batch."""

@@ -171,7 +171,7 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
         reply = call.reply(ReplyStatus.FAILED, error=f"no agent is called {call.agent!r}")
     ctx = scope.ctx.at(step=call.step, agent=call.agent, attempt=call.attempt)
     if read_later and card is not None:
-        await remember(drafts_of(reply, call.task, card, call.run_id), scope.parts, ctx)
+        await remember(drafts_of(reply, call.task, card, call.run_id, scope.parts), scope.parts, ctx)
     _say_limit(ctx)
     ctx.emit(AgentReplied(agent=call.agent, reply=reply, replayed=replayed))
     return reply
@@ -276,9 +276,10 @@ async def _select(parts: Parts, call: AgentCall, card: AgentCard, role: RolePoli
     return await parts.context_router.select(request, ctx)
 
 
-def drafts_of(reply: AgentReply, task: Task, card: AgentCard, run_id: str) -> list[Draft]:
+def drafts_of(reply: AgentReply, task: Task, card: AgentCard, run_id: str, parts: Parts) -> list[Draft]:
     """What memory keeps of a reply."""
-    return drafts_from_reply(reply, task, card, run_id=run_id)
+    kind = parts.roles.get(card.role, RolePolicy()).writes
+    return drafts_from_reply(reply, task, card, run_id=run_id, kind=kind)
 
 
 async def remember(drafts: Sequence[Draft], parts: Parts, ctx: RunContext) -> None:

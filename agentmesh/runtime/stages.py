@@ -44,8 +44,8 @@ __all__ = ["ScopeOf", "Stages", "known_in"]
 ScopeOf = Callable[[RunState, RunScope | None], Awaitable[RunScope]]
 """Finds the scope of a run; makes one where somebody invokes the compiled graph on their own."""
 
-MOST_KNOWN = 12
-"""Sentences of earlier stages and rounds that a call is told; the newest count."""
+FIRST_KNOWN, LAST_KNOWN = 4, 8
+"""Sentences of earlier stages and rounds that a call is told: where the chain began, and the newest."""
 
 
 class Stages:
@@ -340,12 +340,13 @@ class Stages:
 
 
 def known_in(state: RunState) -> tuple[str, ...]:
-    """What was found so far: sentences with a source, oldest first, each once; the newest count."""
+    """What was found so far: sentences with a source, oldest first, each once; of many, the first and the newest."""
     found: dict[str, None] = {}
     for reply in state.get("replies", {}).values():
         if reply.ok:
             found.update((sentence.text, None) for sentence in spoken(reply) if sentence.items)
-    return tuple(found)[-MOST_KNOWN:]
+    said = tuple(found)
+    return said if len(said) <= FIRST_KNOWN + LAST_KNOWN else (*said[:FIRST_KNOWN], *said[-LAST_KNOWN:])
 
 
 def _task(state: RunState) -> Task:

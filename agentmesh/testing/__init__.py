@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         ToolsetContract,
         TraceSinkContract,
     )
-    from agentmesh.testing.recorded import RecordedMesh, events_of, recorded
+    from agentmesh.testing.recording import RecordedMesh, events_of, recorded
     from agentmesh.testing.scripted import ScriptedAgent, ScriptedRouter, ScriptedToolset
 
 _HOMES = {
@@ -45,7 +45,7 @@ _HOMES = {
     "ExecutorContract": "testing.contracts",
     "JournalContract": "testing.contracts",
     "MemoryStoreContract": "testing.contracts",
-    "RecordedMesh": "testing.recorded",
+    "RecordedMesh": "testing.recording",
     "RefinerContract": "testing.contracts",
     "RouterContract": "testing.contracts",
     "ScriptedAgent": "testing.scripted",
@@ -55,8 +55,8 @@ _HOMES = {
     "ScriptedToolset": "testing.scripted",
     "ToolsetContract": "testing.contracts",
     "TraceSinkContract": "testing.contracts",
-    "events_of": "testing.recorded",
-    "recorded": "testing.recorded",
+    "events_of": "testing.recording",
+    "recorded": "testing.recording",
 }
 
 __all__ = [

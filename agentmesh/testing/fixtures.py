@@ -4,11 +4,12 @@ They need no plugin for async tests and work with one. Without the line above no
 """
 
 import asyncio
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -16,14 +17,15 @@ from agentmesh.agents.base import Agent
 from agentmesh.errors import ConfigError
 from agentmesh.models.base import ChatRequest
 from agentmesh.models.scripted import Reply, ScriptedEmbedder, ScriptedModel
-from agentmesh.runtime.mesh import Mesh
 from agentmesh.testing.cassettes import Cassette
 from agentmesh.trace.events import Event
 from agentmesh.trace.sinks import ListSink
 from agentmesh.types import AgentCard
 
-__all__ = ["MeshFactory", "cassette", "mesh_factory", "pytest_addoption", "scripted_embedder", "scripted_model",
-           "trace_events"]  # fmt: skip
+if TYPE_CHECKING:
+    from agentmesh.runtime.mesh import Mesh
+
+__all__ = ["MeshFactory", "cassette", "mesh_factory", "scripted_embedder", "scripted_model", "trace_events"]
 
 LONGEST_NAME = 120
 """Characters of a cassette's file name; some file systems take no more than 255 bytes."""
@@ -75,7 +77,7 @@ class MeshFactory:
         agents: Sequence[AgentCard | Agent | Callable[..., Any]],
         replies: Sequence[Reply] | Mapping[str, Reply] | Callable[[ChatRequest], Reply] | None = None,
         **options: Any,
-    ) -> Mesh:
+    ) -> "Mesh":
         """A mesh of scripted parts, for `await mesh.ask(...)` or `mesh.ask_sync(...)`; the test's end closes it.
 
         Args:
@@ -115,15 +117,32 @@ class MeshFactory:
             if loop is not None and not loop.is_closed():
                 loop.run_until_complete(mesh.aclose())
             else:
-                asyncio.run(mesh.aclose())  # the loop of its use is gone; scripted parts belong to none
+                with contextlib.suppress(RuntimeError):  # its loop is gone, and what it held there with it
+                    asyncio.run(mesh.aclose())
+
+
+_FACTORY = pytest.StashKey[MeshFactory]()
 
 
 @pytest.fixture
-def mesh_factory(_trace_sink: ListSink) -> Iterator[MeshFactory]:
+def mesh_factory(request: pytest.FixtureRequest, _trace_sink: ListSink) -> MeshFactory:
     """Makes meshes of cards, agents and functions with scripted parts, and closes them after the test."""
-    factory = MeshFactory(_trace_sink)
-    yield factory
-    factory.close()
+    factory = request.node.stash[_FACTORY] = MeshFactory(_trace_sink)
+    return factory
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Closes the meshes before any fixture ends: that of a plugin for async tests takes their event loop with it."""
+    failed: Exception | None = None
+    if (factory := item.stash.get(_FACTORY, None)) is not None:
+        try:
+            factory.close()
+        except Exception as error:
+            failed = error
+    yield
+    if failed is not None:
+        raise failed
 
 
 @pytest.fixture
@@ -132,8 +151,9 @@ def cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
 
     `pytest --cassette=record` makes it anew, `--cassette=auto` adds what is missing.
     """
-    mode = request.config.getoption("--cassette")
-    tape = Cassette(cassette_path(request.path, request.node.nodeid), mode)
+    mode: Any = request.config.getoption("--cassette")
+    item = cast("pytest.Item", request.node)  # pyright: ignore[reportUnknownMemberType]
+    tape = Cassette(cassette_path(request.path, item.nodeid), mode)
     yield tape
     tape.check()
 

@@ -28,7 +28,7 @@ from agentmesh.types import (
 __all__ = ["Decided", "Said", "ScriptedAgent", "ScriptedRouter", "ScriptedToolset"]
 
 Decided = str | Sequence[str] | RoutingDecision | Exception
-"""What a router's script holds: an agent's id, several ids (none: out of scope), a whole decision, or what is raised."""
+"""What a router's script holds: an id, several ids (none: out of scope), a whole decision, or what is raised."""
 Said = str | AgentReply | Exception
 """What an agent's script holds: a text that may cite items as `[m1]`, a whole reply, or what went wrong."""
 
@@ -73,7 +73,8 @@ class ScriptedRouter:
                     if part in text:
                         return decided
                 raise ConfigError(
-                    f"the script of router {self._name!r} decides nothing about {text[:80]!r}; add a part of it as a key"
+                    f"the script of router {self._name!r} decides nothing about {text[:80]!r}; "
+                    "add a part of it as a key"
                 )
             case str() | Sequence() as always:
                 return always

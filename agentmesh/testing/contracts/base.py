@@ -47,12 +47,13 @@ class Contract(Generic[S]):
                     yield self._checked(part)
                 return
             if inspect.isawaitable(made):
-                made = await cast("Awaitable[Any]", made)
+                made = await made
         part = self._checked(made)
         try:
             yield part
         finally:
-            if callable(close := getattr(part, "aclose", None)):
+            close: Any = getattr(part, "aclose", None)
+            if close is not None:
                 await close()
 
     def _checked(self, part: Any) -> Any:

@@ -1,7 +1,6 @@
 """What every memory store promises."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,7 +60,7 @@ class MemoryStoreContract(Contract[MemoryStore]):
     async def find(self, store: MemoryStore, tenant: str, text: str, **options: Any) -> list[Found]:
         """What a search for this text finds."""
         query = (await self.embedder.embed([text]))[0]
-        return await store.search(tenant, query, **{"k": 10, **options})
+        return await store.search(tenant, query, k=options.get("k", 10), where=options.get("where"))
 
     @promise("it names the embedder whose vectors it holds")
     async def test_it_names_its_embedder(self, store: MemoryStore) -> None:
@@ -157,7 +156,7 @@ class MemoryStoreContract(Contract[MemoryStore]):
         ]
         for flushed in ("", " after flush"):
             for fields, expected in cases:
-                where = MemoryFilter(**{"at": AT, **fields})
+                where = MemoryFilter.model_validate({"at": AT, **fields})
                 listed = {item.id for item in await store.list("acme", where)}
                 _same(f"list{flushed} with {fields}", listed, expected)
                 found = [h.item.id for h in await self.find(store, "acme", "router", k=50, where=where)]

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from unittest import SkipTest
 
 import numpy as np
@@ -218,7 +218,8 @@ class ToolsetContract(Contract[Toolset]):
     @promise("it lists its tools as a model sees them: a name each, once, and a JSON schema of the arguments")
     async def test_tools_are_listed(self, toolset: Toolset) -> None:
         tools = _Tools(await toolset.list_tools())
-        expect(all(isinstance(spec, ToolSpec) for spec in tools.specs), "something in the list is no ToolSpec")
+        listed = cast("Sequence[object]", tools.specs)
+        expect(all(isinstance(spec, ToolSpec) for spec in listed), "something in the list is no ToolSpec")
         expect(all(tools.names) and len(set(tools.names)) == len(tools.names), f"the names are {tools.names}")
         for spec in tools.specs:
             json.dumps(spec.parameters)
@@ -229,7 +230,7 @@ class ToolsetContract(Contract[Toolset]):
 
     @promise("a result is a dictionary of JSON values")
     async def test_result_is_json(self, toolset: Toolset) -> None:
-        result = await toolset.call(self._tool(), dict(self.arguments), loose_context())
+        result = cast("object", await toolset.call(self._tool(), dict(self.arguments), loose_context()))
         expect(isinstance(result, dict), f"the result is {type(result).__name__}")
         try:
             again = json.loads(json.dumps(result))
@@ -260,7 +261,8 @@ class ToolsetContract(Contract[Toolset]):
     @promise("calls at the same time get a result each")
     async def test_calls_at_the_same_time(self, toolset: Toolset) -> None:
         name = self._tool()
-        results = await asyncio.gather(*(toolset.call(name, dict(self.arguments), loose_context()) for _ in range(5)))
+        given = await asyncio.gather(*(toolset.call(name, dict(self.arguments), loose_context()) for _ in range(5)))
+        results = cast("Sequence[object]", given)
         expect(all(isinstance(result, dict) for result in results), "a result is no dictionary")
 
     def _tool(self) -> str:

@@ -5,11 +5,11 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from unittest import SkipTest
 
 from agentmesh.run import Executor, Journal
-from agentmesh.testing.contracts.base import Contract, Made, expect, promise
+from agentmesh.testing.contracts.base import BrokenPromiseError, Contract, Made, expect, promise
 from agentmesh.trace.base import TraceSink
 from agentmesh.trace.events import Event, RunCancelled, RunFinished, StageEntered, StepFailed, TokensStreamed
 from agentmesh.types import AgentCall, AgentReply, Answer, AnswerStatus, ReplyStatus, Task
@@ -117,9 +117,9 @@ class Runs:
 
     async def submit(self, call: AgentCall, deadline_s: float = 20.0) -> AgentReply:
         """Hand over a call and wait for its reply."""
-        reply: object = await self.executor.submit(call, call.id, deadline_s)
-        expect(isinstance(reply, AgentReply), f"it gave {type(reply).__name__}, no AgentReply")
-        assert isinstance(reply, AgentReply)
+        reply = cast("object", await self.executor.submit(call, call.id, deadline_s))
+        if not isinstance(reply, AgentReply):
+            raise BrokenPromiseError(f"it gave {type(reply).__name__}, no AgentReply")
         expect(reply.call_id == call.id, f"the reply belongs to {reply.call_id!r}, not to {call.id!r}")
         return reply
 
@@ -224,7 +224,7 @@ def _call(text: str, *, attempt: int = 1) -> AgentCall:
 
 
 class JournalContract(Contract[Journal]):
-    """Checks a journal. Give `make`, and `reopen` where it outlives its process. It is asked for calls of the run `r1`."""
+    """Checks a journal, with calls of the run `r1`. Give `make`, and `reopen` where it outlives its process."""
 
     noun = "Journal"
     protocol = Journal
