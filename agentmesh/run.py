@@ -254,7 +254,8 @@ class MemoryJournal:
         return self.entries.get(call_id)
 
     async def begin(self, call_id: str, kind: str, *, idempotent: bool = True) -> None:
-        self.entries[call_id] = JournalEntry(call_id=call_id, kind=kind, finished=False, idempotent=idempotent)
+        begun = JournalEntry(call_id=call_id, kind=kind, finished=False, idempotent=idempotent)
+        self.entries.setdefault(call_id, begun)
 
     async def finish(self, call_id: str, kind: str, result: dict[str, Any], *, wait: bool = True) -> None:
         self.entries[call_id] = JournalEntry(call_id=call_id, kind=kind, finished=True, result=result)

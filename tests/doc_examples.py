@@ -1,10 +1,10 @@
 """The examples of the pages: what a page shows, and how each kind of example is run or checked.
 
-A page is run from its top to its end in a folder of its own, which holds the files that the page shows. What a block is,
-its first line says:
+A page is run from its top to its end in a folder of its own, which holds the files that the page shows. The first line
+of a block says what it is:
 
     python                    is run alone; `continues`: goes on with the names of the block before
-    console                   every `$ agentmesh ...` is run; `exit N`: so the last one ends; `helpdesk`: in this project
+    console                   every `$ agentmesh ...` is run; `exit N`: so the last ends; `helpdesk`: in this project
     toml agentmesh            the settings of the project
     toml pyproject            the same in the project's pyproject.toml
     markdown card ID          agents/ID.md
@@ -31,7 +31,7 @@ import sys
 import threading
 import tokenize
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -297,9 +297,9 @@ class _Reader:
                 if words_[:1] in (["agentmesh"], ["amesh"]) and (wrong := _command_mistake(words_[1:])):
                     self.run.mistakes.append(f"{block.page}:{block.line + line}: {wrong}")
             return
-        for place, (line, command, shown) in enumerate(commands):
+        for number, (line, command, shown) in enumerate(commands):
             where = f"{block.page}:{block.line + line}"
-            expected = code if place == len(commands) - 1 else 0
+            expected = code if number == len(commands) - 1 else 0
             try:
                 self._command(where, command, shown, expected, project)
             except ValueError as error:
@@ -415,7 +415,7 @@ def _bounded(work: Callable[[], object]) -> tuple[str, BaseException | None]:
 
 
 @contextmanager
-def _surroundings(folder: Path) -> Iterator[None]:
+def _surroundings(folder: Path) -> Generator[None]:
     """The folder is the current one, no setting of this machine is seen, the model is scripted, nothing is called."""
     ours = [name for name in os.environ if name.startswith(PREFIX) and name not in RESERVED]
     path = list(sys.path)
@@ -433,7 +433,7 @@ def _surroundings(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _set(values: Mapping[str, str | None]) -> Iterator[None]:
+def _set(values: Mapping[str, str | None]) -> Generator[None]:
     """These variables for a while; None: not set."""
     before = {name: os.environ.get(name) for name in values}
     _assign(values)
@@ -456,7 +456,7 @@ _shut = False
 
 
 @contextmanager
-def _offline() -> Iterator[None]:
+def _offline() -> Generator[None]:
     """No other machine is reached for a while. A hook stays for good and asks a flag: hooks cannot be taken out."""
     global _hooked, _shut
 
@@ -546,12 +546,12 @@ def _name_mistake(name: str) -> str | None:
     """Whether a dotted name is a module of the package or something in one."""
     module, *rest = name.split(".")
     value: Any = import_module(module)
-    for place_, step in enumerate(rest):
+    for number, step in enumerate(rest):
         try:
             value = getattr(value, step)
         except AttributeError:
             try:
-                value = import_module(".".join([module, *rest[: place_ + 1]]))
+                value = import_module(".".join([module, *rest[: number + 1]]))
             except ImportError:
                 return f"there is no {name!r}"
     return None

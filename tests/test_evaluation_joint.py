@@ -228,7 +228,7 @@ async def test_a_capable_supervisor_decides_itself_and_writes_the_answer() -> No
 
 async def test_a_supervisor_that_never_ends_must_finish_and_one_that_babbles_is_asked_once_more() -> None:
     def endless(request: ChatRequest) -> str:
-        enum = request.json_schema["properties"]["next"]["enum"] if request.json_schema else []
+        enum: list[str] = request.json_schema["properties"]["next"]["enum"] if request.json_schema else []
         return json.dumps({"next": enum[0], "answer": "done"}) if enum else "Nothing."
 
     result = await (await supervisor_of(ScriptedModel(endless))).ask(ASK, Expectation(), run_id="r", limits=Limits())

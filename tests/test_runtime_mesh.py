@@ -349,7 +349,7 @@ async def test_a_finished_or_unknown_run_cannot_be_resumed(tmp_path: Path) -> No
 
 async def test_a_mesh_without_state_says_that_nothing_can_be_resumed() -> None:
     async with mesh_of("billing") as mesh:
-        with pytest.raises(InputError, match="keeps no state"):
+        with pytest.raises(InputError, match="records no runs"):
             await mesh.resume("r1")
 
 
@@ -946,7 +946,7 @@ async def test_one_run_is_resumed_by_one_mesh_at_a_time(tmp_path: Path) -> None:
         resumed = asyncio.ensure_future(second.resume("r3", sinks=(again,)))
         async with asyncio.timeout(10):
             await again.seen.wait()
-        with pytest.raises(InputError, match="is being resumed elsewhere"):
+        with pytest.raises(InputError, match="is at work elsewhere"):
             await third.resume("r3")
         go_on.set()
         answer = await resumed

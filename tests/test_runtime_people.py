@@ -396,7 +396,7 @@ async def test_a_run_that_is_cancelled_while_it_waits_is_over(tmp_path: Path) ->
     async with mesh_of(Torn(), Desk()) as mesh:
         first = await mesh.ask("It is broken.")
         await mesh.cancel(first.run_id)
-        with pytest.raises(InputError, match="keeps no state"):
+        with pytest.raises(InputError, match="records no runs"):
             await mesh.resume(first.run_id, "vpn")
 
 

@@ -201,18 +201,10 @@ class TestLocalExecutor(ExecutorContract):
     def make(self, run: Callable[[AgentCall], Awaitable[AgentReply]]) -> Executor:
         return LocalExecutor(run, journal=MemoryJournal(), gate=asyncio.Semaphore(4))
 
-    @pytest.mark.xfail(reason="the mesh hands it calls that never raise; LocalExecutor relies on that")
-    def test_what_raises_is_a_failed_reply(self) -> None:
-        super().test_what_raises_is_a_failed_reply()
-
 
 class TestMemoryJournal(JournalContract):
     def make(self) -> Journal:
         return MemoryJournal()
-
-    @pytest.mark.xfail(reason="MemoryJournal.begin replaces what it holds of a call")
-    def test_beginning_again_keeps_the_result(self) -> None:
-        super().test_beginning_again_keeps_the_result()
 
 
 class TestDatabaseJournal(JournalContract):

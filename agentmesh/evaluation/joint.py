@@ -262,12 +262,15 @@ class _Bench:
 
 
 def _bench_of(project: Project, scenario: Scenario, *, at_once: int, notes: list[str]) -> _Bench:
+    # No questions: a run that is torn ends with its question and waits for nobody.
+    limits = scenario.limits_over(project.settings.limits).model_copy(update={"max_questions": 0})
+    if at_once == 1:  # a slow model on this machine: nobody's deadline is to pass while it works for somebody else
+        limits = limits.model_copy(update={"max_concurrency": 1})
     return _Bench(
         project=project,
         graph=scenario.to_graph_spec(max_agents=project.settings.routing.max_agents),
         tasks=tuple(task for task in scenario.tasks if task.expect is not None),
-        # No questions: a run that is torn ends with its question and waits for nobody.
-        limits=scenario.limits_over(project.settings.limits).model_copy(update={"max_questions": 0}),
+        limits=limits,
         at_once=at_once,
         notes=notes,
     )

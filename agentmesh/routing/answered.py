@@ -36,6 +36,8 @@ class Answered(Enum):
 
     NEITHER = "neither"
     """None of the options, in so many words."""
+    SEVERAL = "several"
+    """Several options with an "or" between them: as torn as before."""
     NOTHING = "nothing"
     """No option is named: the words may still say which."""
 
@@ -44,7 +46,7 @@ def named_options(answer: str, options: Sequence[AgentCard]) -> tuple[str, ...] 
     """Ids of the options that an answer names, in their order.
 
     An option is named by its id, its title, its number ("2", "the second one"), "both" or "all", or by words that only
-    its card has. A name after "not" is none, and several names with an "or" between them are no answer.
+    its card has. A name after "not" is none.
     """
     said = words(answer)
     if _NEITHER.match(" ".join(fold(answer).strip(" .!").split())):
@@ -57,7 +59,7 @@ def named_options(answer: str, options: Sequence[AgentCard]) -> tuple[str, ...] 
         return tuple(card.id for card in (options[:2] if said[0] == "both" else options))
     named = tuple(c.id for c in options if any(_says(said, words(_spaced(n))) for n in (c.id, c.title)))
     if named:
-        return named if len(named) == 1 or "or" not in said else Answered.NOTHING
+        return named if len(named) == 1 or "or" not in said else Answered.SEVERAL
     if any(word in _DENIALS for word in said):
         return Answered.NOTHING
     return _by_words(answer, options)
@@ -70,8 +72,10 @@ def found_names(known: Sequence[str], text: str) -> tuple[str, ...]:
     for sentence in reversed(known):
         for match in _NAME.finditer(sentence):
             name = match[0]
-            alone = match.start() == 0 and " " not in name  # a capital at the start of a sentence makes no name
-            if not alone and fold(name) not in held and fold(name) not in STOP_WORDS:
+            if match.start() == 0:  # a capital at the start of a sentence makes no name
+                first, _, rest = name.partition(" ")
+                name = rest if not rest or first.lower() in STOP_WORDS else name
+            if name and fold(name) not in held and fold(name) not in STOP_WORDS:
                 names.setdefault(name)
     return tuple(names)[:MOST_NAMES]
 

@@ -239,7 +239,7 @@ def _answered(
     if told is Answered.NEITHER:
         return [replace(v, chosen=tuple(a for a in v.chosen if a not in torn)) if i in waiting else v
                 for i, v in enumerate(verdicts)]  # fmt: skip
-    if not waiting or (told is Answered.NOTHING and not fit.knows(answers)):
+    if not waiting or told is Answered.SEVERAL or (told is Answered.NOTHING and not fit.knows(answers)):
         return verdicts
     found = list(verdicts)
     for i in waiting:

@@ -45,6 +45,8 @@ class LocalExecutor:
             except TimeoutError:
                 text = f"it did not answer within {within:.1f} s; raise `limits.timeout_s` of its card"
                 reply = call.reply(ReplyStatus.TIMED_OUT, error=text)
+            except Exception as error:  # the promise of Executor: a failure is a reply
+                reply = call.reply(ReplyStatus.FAILED, error=f"{type(error).__name__}: {error}")
         if reply.ok:
             await self._journal.finish(id, "agent", reply.model_dump(mode="json"))
         return reply

@@ -18,15 +18,15 @@ from typing import Any, Protocol, Self, TypeVar, cast
 
 import aiosqlite
 from langchain_core.runnables import RunnableConfig
-from langgraph.types import Command
+from langgraph.types import Command, Send
 
 from agentmesh import __version__
-from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
+from agentmesh.errors import ConfigError, GraphError, InputError, MeshError, StoreError, UnknownNameError
 from agentmesh.graphs import GraphSpec, default_graph
 from agentmesh.guardrails import Action, Where, run_guardrails
 from agentmesh.memory.base import MemoryStore
 from agentmesh.memory.writer import Draft, drafts_from_turn, item_id
-from agentmesh.run import Accounts, Emitter, Journal, Limits, Meter, RunContext, SystemClock, new_run_id
+from agentmesh.run import Accounts, Emitter, Journal, Limits, MemoryJournal, Meter, RunContext, SystemClock, new_run_id
 from agentmesh.runtime.apart import apart
 from agentmesh.runtime.conditions import CONDITIONS, Condition
 from agentmesh.runtime.executor import LocalExecutor
@@ -78,6 +78,8 @@ MAX_NAME_CHARS = 200
 """Characters of a tenant, user or thread name."""
 NOT_KEPT = "[not kept: a guardrail blocked it]"
 """What the trace holds in place of a blocked question, unless it keeps prompts."""
+MOST_LOCKED = 256
+"""Runs at work that are kept from other processes: each takes a file handle."""
 CLOSE_WAIT_S = 10.0
 """Seconds that a mesh that closes waits for its cancelled runs."""
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -110,7 +112,7 @@ class Services:
     runs: Runs = field(default_factory=RecentRuns)
     """The runs that may be resumed; where it takes events, it is given every run's."""
     alone: Callable[[str], AbstractContextManager[None]] = lambda run_id: nullcontext()
-    """Held while a run is resumed; `InputError` if another process resumes it."""
+    """Held while a run is at work, where runs outlive their process; `InputError` if it is at work in another."""
     keep_checkpoints: bool = False
     """Whether the checkpoints of a finished run stay."""
     prepare: Callable[[str], Awaitable[None]] | None = None
@@ -222,7 +224,7 @@ class Mesh:
             services.parts.router(router)
         compiled, name = self._compile(graph, services)
         given, run_id = run_id is not None, run_id or new_run_id()
-        with apart(), self._claim(run_id):
+        with apart(), self._claim(run_id), self._alone(run_id, services):
             if given and await services.checkpointer.aget_tuple(_config(run_id)) is not None:
                 raise InputError(
                     f"there was a run {run_id!r} already; resume it, or leave `run_id` out to start another"
@@ -308,16 +310,21 @@ class Mesh:
             stream: Whether models stream, so that `tokens_streamed` events come.
 
         Raises:
-            InputError: If the run is not known, is over, or is at work in this process; if it waits and `answer` is
-                missing or makes no sense (it goes on waiting); if it waits for nobody and there is an answer.
+            InputError: If the run is not known, is over, or is at work here or in another process; if it waits and
+                `answer` is missing or makes no sense (it goes on waiting); if it waits for nobody and there is an
+                answer.
+            GraphError: If its graph, or what the project says of approvals and guardrails, has changed so that the
+                run cannot go on where it stopped. Nothing is lost: it goes on once that is put back.
         """
         services = await self._open()
-        events, started = await self._history(services, run_id)
+        _, started = await self._history(services, run_id)
         run_id = started.run_id
-        with apart(), self._claim(run_id), services.alone(run_id):
+        with apart(), self._claim(run_id), self._alone(run_id, services):
+            events, started = await self._history(services, run_id)  # another process may have gone on with it
             if services.prepare is not None:
                 await services.prepare(started.task.tenant)
-            compiled, _ = self._compile(graph or (None if started.graph == "default" else started.graph), services)
+            compiled, name = self._compile(graph or (None if started.graph == "default" else started.graph), services)
+            _check_fit(compiled, name, run_id, await services.checkpointer.aget_tuple(_config(run_id)))
             snapshot = await compiled.aget_state(_config(run_id))
             state = cast("RunState", snapshot.values)
             waiting = questions_in([i for task in snapshot.tasks for i in task.interrupts])
@@ -341,22 +348,24 @@ class Mesh:
             elif not state:
                 entry = {"run_id": run_id, "task": started.task}
             else:
-                entry = None if snapshot.next else state
+                entry = None if snapshot.tasks else state
             for reply in state.get("replies", {}).values():
                 await self._recall(reply, scope)
-            ended = bool(state) and not snapshot.next
+            # not `next`, which leaves out what was done and is not in a checkpoint yet
+            ended = bool(state) and not snapshot.tasks
             return await self._drive(compiled, entry, scope, started.task, services, ended=ended)
 
     async def cancel(self, run_id: str, *, reason: str = "given up") -> None:
         """Give up a run for good that waits for a person, or that was killed: it cannot be resumed any more.
 
         Raises:
-            InputError: If the run is not known, is over, or is at work in this process: cancel the task
-                that awaits it.
+            InputError: If the run is not known, is over, or is at work: cancel the task that awaits it, or end the
+                process that it is in.
         """
         services = await self._open()
-        events, started = await self._history(services, run_id)
-        with self._claim(started.run_id), services.alone(started.run_id):
+        _, started = await self._history(services, run_id)
+        with self._claim(started.run_id), self._alone(started.run_id, services):
+            events, _ = await self._history(services, started.run_id)
             sinks = (services.sink, *_taker(services.runs))
             emitter = Emitter(started.run_id, sinks, self.clock, first=max(e.seq for e in events) + 1)
             await services.checkpointer.adelete_thread(started.run_id)
@@ -365,14 +374,33 @@ class Mesh:
     async def waiting(self, run_id: str) -> tuple[Question, ...]:
         """What a run waits for; empty if it waits for nobody.
 
+        An answer that was given counts also where its process was killed over it: `resume` says if it must be given
+        again.
+
         Raises:
             InputError: If the run is not known.
         """
         services = await self._open()
-        events = await services.runs.history(run_id)
-        last = next((e for e in reversed(events) if isinstance(e, RunWaiting | RunResumed | RunFinished)), None)
-        cancelled = any(isinstance(e, RunCancelled) and e.final for e in events)
-        return last.answer.waiting if isinstance(last, RunWaiting) and not cancelled else ()
+        waiting: dict[str, Question] = {}
+        for event in await services.runs.history(run_id):
+            match event:
+                case RunWaiting():
+                    waiting = {question.id: question for question in event.answer.waiting}
+                case PersonAnswered():
+                    waiting.pop(event.question_id, None)
+                case RunFinished() | RunCancelled(final=True):
+                    return ()
+                case _:
+                    pass
+        return tuple(waiting.values())
+
+    async def knows(self, run_id: str) -> bool:
+        """Whether a run of this name was begun and is not forgotten."""
+        services = await self._open()
+        try:
+            return bool(await services.runs.history(run_id))
+        except InputError:
+            return False
 
     async def stops(self, run_id: str) -> tuple[Answer, ...]:
         """The answers with which a run stopped so far, oldest first: each time it asked, and at its end.
@@ -434,7 +462,7 @@ class Mesh:
 
     async def settle(self) -> None:
         """Wait for the batch write that the last answer left behind, if one is at work."""
-        if self._flushing is not None:
+        if self._flushing is not None and not self._flushing.done():
             await asyncio.gather(self._flushing, return_exceptions=True)
 
     async def aclose(self) -> None:
@@ -473,8 +501,9 @@ class Mesh:
             task = state["task"]
             if services.prepare is not None:
                 await services.prepare(task.tenant)
-            journal = await services.journal(run_id, False)  # an earlier process may have begun it
-            scope = self._scope(services, task, run_id, journal)
+            # an earlier process may have begun it; without a folder it lives as long as its scope
+            journal = await services.journal(run_id, False) if services.keep_checkpoints else MemoryJournal()
+            scope = self._scope(services, task, run_id, journal, resumable=False)
             if run_id in self._loose:  # a branch beside this one was quicker
                 return self._loose[run_id]
             self._loose[run_id] = scope
@@ -513,8 +542,10 @@ class Mesh:
         spent: Usage | None = None,
         worked_s: float = 0.0,
         first: int = 1,
+        resumable: bool = True,
     ) -> RunScope:
         limits = limits or self.limits
+        sinks = (services.sink, *sinks, *(_taker(services.runs) if resumable else ()))
         gate = asyncio.Semaphore(limits.max_concurrency)
         ctx = RunContext(
             run_id=run_id,
@@ -525,7 +556,7 @@ class Mesh:
             clock=self.clock,
             rng=random.Random(run_id),
             journal=journal,
-            emitter=Emitter(run_id, (services.sink, *sinks, *_taker(services.runs)), self.clock, first=first),
+            emitter=Emitter(run_id, sinks, self.clock, first=first),
             meter=Meter(
                 limits,
                 started=self.clock.monotonic() - worked_s,
@@ -566,8 +597,9 @@ class Mesh:
             answer = _whole(cast("RunState", state), ctx)
             asked = questions_in(state.get("__interrupt__", ()))
             if asked:
+                answer = await self._wait(answer, asked, task, cast("RunState", state), scope, services)
                 waits = True
-                return await self._wait(answer, asked, task, cast("RunState", state), scope, services)
+                return answer
             if task.thread is None:
                 await self._forget_working_memory(task, answer, scope, services)
             else:
@@ -611,6 +643,9 @@ class Mesh:
             scope.ctx.emit(PersonAsked(question=question))
         scope.ctx.emit(RunWaiting(answer=answer))
         self._flush_soon(scope.ctx, services)
+        if isinstance(services.runs, RecentRuns) and not services.keep_checkpoints:
+            for run_id in services.runs.crowded_out():
+                await services.checkpointer.adelete_thread(run_id)
         return answer
 
     async def _work(self, compiled: Any, entry: Any, scope: RunScope) -> Any:
@@ -639,6 +674,11 @@ class Mesh:
         finally:
             del self._active[run_id]
             done.set_result(None)
+
+    def _alone(self, run_id: str, services: Services) -> AbstractContextManager[None]:
+        """Keeps other processes from going on with a run that is at work here."""
+        shared = services.keep_checkpoints and len(self._active) <= MOST_LOCKED
+        return services.alone(run_id) if shared else nullcontext()
 
     async def _keep_turn(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
         """Add the question, what the agents said and the answer to the conversation.
@@ -777,6 +817,28 @@ def _taker(runs: Runs) -> tuple[TraceSink, ...]:
     return (runs,) if isinstance(runs, RecentRuns) else ()
 
 
+def _check_fit(compiled: Any, name: str, run_id: str, found: Any) -> None:
+    """Raise `GraphError` if the run stopped at a node that its graph has not any more: LangGraph would leave it out."""
+    if found is None:
+        return
+    pending = [
+        *found.checkpoint["channel_values"].items(),
+        *((channel, value) for _, channel, value in found.pending_writes),
+    ]
+    for channel, value in pending:
+        sends = value if isinstance(value, list) else [value]
+        gone = [s.node for s in cast("list[object]", sends) if isinstance(s, Send) and s.node not in compiled.nodes]
+        # a node to run, or a join some of whose sources came
+        if channel.startswith("branch:to:") or (channel.startswith("join:") and value):
+            gone += [] if channel in compiled.channels else [channel.rpartition(":")[2]]
+        if gone:
+            text = (
+                f"run {run_id!r} stopped at {gone[0]!r}, which it cannot go on from: stages, approvals or guardrails "
+                f"have changed; put them back, or give the run up with `agentmesh cancel {run_id}`"
+            )
+            raise GraphError(name, [text])
+
+
 def _said(
     run_id: str, waiting: Mapping[str, Sequence[Question]], answer: str | bool | Mapping[str, str | bool] | None
 ) -> dict[str, str | bool]:
@@ -829,13 +891,16 @@ def _turns(task: Task, answer: Answer) -> tuple[Message, ...]:
 
 
 def _worked_s(events: Sequence[Event]) -> float:
-    """Seconds that the processes of a run were at work so far: from each start to the last event of that process."""
-    total, started, last = 0.0, 0.0, 0.0
+    """Seconds that a run was at work so far: from each start to where it began to wait, or to the last event of that
+    process."""
+    total, last, working = 0.0, 0.0, False
     for event in events:
-        if isinstance(event, RunStarted | RunResumed):
-            total, started = total + last - started, event.at
+        begins = isinstance(event, RunStarted | RunResumed)
+        if working and not begins:
+            total += max(0.0, event.at - last)
         last = event.at
-    return total + max(0.0, last - started)
+        working = begins or (working and not isinstance(event, RunWaiting))
+    return total
 
 
 def _whole(state: RunState, ctx: RunContext) -> Answer:

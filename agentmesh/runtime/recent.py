@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from agentmesh.errors import InputError
 from agentmesh.run import Journal, MemoryJournal
-from agentmesh.trace.events import Event, RunCancelled, RunFailed, RunFinished, RunWaiting, TokensStreamed
+from agentmesh.trace.events import Event, RunCancelled, RunFailed, RunFinished, RunStarted, RunWaiting, TokensStreamed
 
 __all__ = ["RecentRuns"]
 
@@ -20,6 +20,7 @@ class RecentRuns:
         self._events: dict[str, list[Event]] = {}
         self._journals: dict[str, MemoryJournal] = {}
         self._waiting: OrderedDict[str, None] = OrderedDict()
+        self._crowded_out: list[str] = []
 
     def emit(self, event: Event) -> None:
         """Keep the event, or forget its run if it says that the run is over."""
@@ -29,14 +30,23 @@ class RecentRuns:
             case RunFinished() | RunFailed() | RunCancelled():
                 self._forget(event.run_id)
                 return
+            case RunStarted():
+                self._events[event.run_id] = []
             case RunWaiting():
                 self._waiting[event.run_id] = None
                 self._waiting.move_to_end(event.run_id)
             case _:
                 pass
-        self._events.setdefault(event.run_id, []).append(event)
+        if event.run_id in self._events:  # what comes after the end of a run brings it not back
+            self._events[event.run_id].append(event)
         while len(self._waiting) > KEPT_WAITING:
-            self._forget(next(iter(self._waiting)))
+            self._crowded_out.append(next(iter(self._waiting)))
+            self._forget(self._crowded_out[-1])
+
+    def crowded_out(self) -> list[str]:
+        """The runs that were forgotten while they waited, each said once."""
+        gone, self._crowded_out = self._crowded_out, []
+        return gone
 
     def journal(self, run_id: str, *, fresh: bool) -> Journal:
         """The journal of a run; a new one if the run is."""
@@ -48,8 +58,8 @@ class RecentRuns:
         """The events of a run that is not over; `InputError` for any other."""
         if run_id not in self._events:
             raise InputError(
-                f"no run {run_id!r} waits here; this mesh keeps no state, so only runs of its own that wait for a "
-                "person go on: set `durable = true` and give it a folder to keep others"
+                f"no run {run_id!r} waits here; this mesh records no runs, so only those of its own that wait for a "
+                "person go on: give it a folder, with `durable` and `trace.enabled` on and no `sink`, to keep others"
             )
         return tuple(self._events[run_id])
 

@@ -401,14 +401,27 @@ def _step_of(reply: AgentReply) -> str:
 
 def _latest(replies: Sequence[AgentReply]) -> list[AgentReply]:
     """The last reply of each agent in each stage, in routing order; one that says something wins over a later
-    failure."""
+    failure. What was quoted in an earlier round is not withdrawn by quoting more."""
     latest: dict[tuple[str, str], AgentReply] = {}
     for reply in replies:
         where = _place(reply)
         held = latest.get((where, reply.agent))
-        if held is None or reply.ok or not held.ok:
+        if held is not None and held.ok and reply.ok and held.extractive and reply.extractive:
+            latest[where, reply.agent] = _with_earlier(reply, held)
+        elif held is None or reply.ok or not held.ok:
             latest[where, reply.agent] = reply
     return list(latest.values())
+
+
+def _with_earlier(reply: AgentReply, held: AgentReply) -> AgentReply:
+    """The reply with what its agent quoted before."""
+    quoted = (s for s in held.sentences if s.origin == "extractive")
+    return reply.model_copy(
+        update={
+            "sentences": tuple(dict.fromkeys((*quoted, *reply.sentences))),
+            "cited": tuple(dict.fromkeys((*held.cited, *reply.cited))),
+        }
+    )
 
 
 def _place(reply: AgentReply) -> str:

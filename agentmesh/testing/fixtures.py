@@ -4,7 +4,6 @@ They need no plugin for async tests and work with one. Without the line above no
 """
 
 import asyncio
-import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -117,8 +116,7 @@ class MeshFactory:
             if loop is not None and not loop.is_closed():
                 loop.run_until_complete(mesh.aclose())
             else:
-                with contextlib.suppress(RuntimeError):  # its loop is gone, and what it held there with it
-                    asyncio.run(mesh.aclose())
+                asyncio.run(mesh.aclose())
 
 
 _FACTORY = pytest.StashKey[MeshFactory]()
