@@ -3,10 +3,23 @@
 A command imports what it needs when it runs, so that `--help` stays quick.
 """
 
-from agentmesh.cli import agents, bench, budgets, completion, doctor, graph, models, project, runs, trace
+from agentmesh.cli import (
+    agents,
+    bench,
+    bench_joint,
+    bench_routing,
+    budgets,
+    completion,
+    doctor,
+    graph,
+    models,
+    project,
+    runs,
+    trace,
+)
 from agentmesh.cli.app import app
 
 __all__ = ["app"]
 
-MODULES = (agents, bench, budgets, completion, doctor, graph, models, project, runs, trace)
+MODULES = (agents, bench, bench_joint, bench_routing, budgets, completion, doctor, graph, models, project, runs, trace)
 """What adds commands; a module of commands that is not named here has none."""
