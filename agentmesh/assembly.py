@@ -46,6 +46,7 @@ from agentmesh.settings import BudgetSettings, MeshSettings, ModelSettings, Rout
 from agentmesh.tools.allowed import check_tool_names
 from agentmesh.tools.base import Toolset
 from agentmesh.tools.functions import FunctionToolset
+from agentmesh.tools.unconnected import UnconnectedToolset
 from agentmesh.trace.base import NullSink, TraceSink
 from agentmesh.trace.events import Event
 from agentmesh.trace.redact import Redactor, secret_values
@@ -117,7 +118,7 @@ def build_mesh(
     context: str | ContextRouter = "role_aware",
     refiner: str | Refiner = "auto",
     embedder: str | Embedder = "wordllama",
-    roles: Mapping[str, RolePolicy] | None = None,
+    roles: Mapping[str, RolePolicy | Mapping[str, Any]] | None = None,
     knowledge: str | Path | Sequence[str] = (),
     tools: Mapping[str, Toolset | Sequence[Callable[..., Any]]] | None = None,
     guardrails: Sequence[Guardrail | Callable[..., Any]] = (),
@@ -155,6 +156,8 @@ def build_mesh(
         ConfigError: If a name is not known, two agents share an id, or something is not an agent.
     """
     made = [_agent_of(agent) for agent in agents]
+    if not made:
+        raise ConfigError("a mesh needs at least one agent; give a card, an `Agent`, a function, or a compiled graph")
     cards = [m if isinstance(m, AgentCard) else m.card for m in made]
     ids = [card.id for card in cards]
     if repeated := sorted({i for i in ids if ids.count(i) > 1}):
@@ -172,7 +175,7 @@ def build_mesh(
         budgets=_budgets_of(budgets, ids),
         routing=RoutingSettings(max_agents=max_agents),
     )
-    every_role = {"solver": RolePolicy(), **(roles or {})}
+    every_role = {"solver": RolePolicy(), **{name: _role_of(name, role) for name, role in (roles or {}).items()}}
     for card in cards:
         if card.role not in every_role:
             raise UnknownNameError("role", card.role, sorted(every_role), where=f"agent {card.id!r}")
@@ -209,6 +212,8 @@ def build_mesh(
         routers.check(router)
     if isinstance(context, str):
         context_routers.check(context)
+    if isinstance(refiner, str):
+        refiners.check(refiner)
     if isinstance(embedder, str) and not embedder.startswith("litellm:"):
         embedders.check(embedder)
     return _mesh(settings, cards, every_role, graphs or {}, given=given)
@@ -461,10 +466,14 @@ def _parts(
         if (agent, variant) not in made_agents:
             card = by_id[agent]
             role = roles.get(card.role)
-            toolsets: Mapping[str, Toolset] = given.toolsets if given is not None else {}
+            toolsets: Mapping[str, Toolset] = given.toolsets if given is not None else _unconnected(card)
             from agentmesh.agents.expert import ExpertAgent
 
-            made_agents[agent, variant] = ExpertAgent(card, models.of(card, variant), role, toolsets=toolsets)
+            made_agents[agent, variant] = (
+                ExpertAgent(card, models.of(card, variant), role, toolsets=toolsets)
+                if card.tool is None
+                else _tool_agent(card, toolsets)
+            )
         return made_agents[agent, variant]
 
     def tokenizer_of(card: AgentCard, variant: str | None) -> str:
@@ -719,6 +728,23 @@ def _agent_of(agent: AgentCard | Agent | Callable[..., Any]) -> AgentCard | Agen
     raise ConfigError(
         f"{type(agent).__name__} is not an agent; give a card, an `Agent`, a function, or a compiled graph"
     )
+
+
+def _role_of(name: str, role: RolePolicy | Mapping[str, Any]) -> RolePolicy:
+    """A role, given as one or as what a role's file says."""
+    if isinstance(role, RolePolicy):
+        return role
+    made, mistakes = validated(RolePolicy, role)
+    if made is None:
+        raise ConfigError("; ".join(f"role {name!r}: {dotted(steps)}: {text}" for steps, text in mistakes))
+    return made
+
+
+def _unconnected(card: AgentCard) -> dict[str, Toolset]:
+    """The servers that a card of a project names."""
+    named = (*card.tools, card.tool) if card.tool else card.tools
+    servers = dict.fromkeys(name.partition(".")[0] for name in named)
+    return {server: UnconnectedToolset(server) for server in servers}
 
 
 def _tool_agent(card: AgentCard, toolsets: Mapping[str, Toolset]) -> Agent:

@@ -11,7 +11,7 @@ from agentmesh.agents.disagreement import Claim, disagreements, same_claim
 from agentmesh.agents.quantities import quantities
 from agentmesh.memory.leads import Lead, leads, names
 from agentmesh.text import asks, content_words, fold, sentences, stem
-from agentmesh.types import CitedSentence, ContextPack, PackItem
+from agentmesh.types import CitedSentence, ContextPack, MemoryKind, PackItem
 
 __all__ = ["best_sentences", "opposed"]
 
@@ -153,6 +153,7 @@ def _candidates(pack: ContextPack) -> list[_Candidate]:
             rank=item.score / best if item.score else 1 - place / count,
         )
         for place, item in enumerate(pack.items)
+        if not (item.kind is MemoryKind.ANSWER and item.source == f"answer of {pack.agent}")  # no evidence for itself
         for text, stems in _quotable(item.text)
     ]
 

@@ -261,6 +261,7 @@ async def _converse(mesh: "Mesh", answer: "Answer", console: "Console", *, strea
                 f"the run waits; answer with: agentmesh resume {answer.run_id} --answer TEXT",
                 style="cyan",
                 markup=False,
+                soft_wrap=True,  # to be copied as one line
             )
             break
         try:

@@ -133,7 +133,9 @@ def show_reply(reply: AgentReply) -> Text:
         how = "extracts beside the model's words" if reply.extractive else "written by the model"
         detail = f"{reply.latency_ms / 1000:.2f} s, {tokens}, {cited}, {how}"
         return Text.assemble("  ", ("✓ ", "green"), (f"{reply.agent:<14} ", "bold"), (detail, "dim"))
-    colour = "yellow" if reply.status is ReplyStatus.NO_EVIDENCE else "red"
+    if reply.status is ReplyStatus.NEEDS_APPROVAL:
+        return Text.assemble("  ", ("? ", "cyan"), (f"{reply.agent:<14} ", "bold"), ("waits for a yes or a no", "cyan"))
+    colour = "yellow" if reply.status in (ReplyStatus.NO_EVIDENCE, ReplyStatus.REPEATED) else "red"
     words = reply.error or reply.status.value.replace("_", " ")
     return Text.assemble("  ", ("✗ ", colour), (f"{reply.agent:<14} ", "bold"), (words, colour))
 

@@ -38,14 +38,14 @@ class AgentGraph:
         self,
         name: str,
         *,
-        pool: Iterable[str] = ("*",),
+        pool: str | Iterable[str] = ("*",),
         router: str | None = None,
         max_agents: int = 3,
         after: str | Sequence[str] | None = None,
     ) -> Self:
         """A router chooses up to `max_agents` of the pool; they work in parallel."""
         spec = StageSpec(
-            name=name, kind=StageKind.DISPATCH, pool=tuple(pool), router=router, max_agents=max_agents
+            name=name, kind=StageKind.DISPATCH, pool=_names(pool), router=router, max_agents=max_agents
         )  # fmt: skip
         return self._add(spec, after)
 
@@ -61,7 +61,7 @@ class AgentGraph:
         self,
         name: str,
         *,
-        layers: Sequence[Sequence[str]],
+        layers: Sequence[str | Sequence[str]],
         router: str | None = None,
         forbid: Iterable[tuple[str, str]] = (),
         after: str | Sequence[str] | None = None,
@@ -70,7 +70,7 @@ class AgentGraph:
 
         A router that decides about paths is asked once, with the whole graph. Any other is asked layer by layer.
         """
-        path = PathSpec(layers=tuple(tuple(layer) for layer in layers), forbid=tuple(forbid))
+        path = PathSpec(layers=tuple(_names(layer) for layer in layers), forbid=tuple(forbid))
         return self._add(StageSpec(name=name, kind=StageKind.PATH, path=path, router=router), after)
 
     def subgraph(self, name: str, graph: "AgentGraph", *, after: str | Sequence[str] | None = None) -> Self:
@@ -148,6 +148,11 @@ class AgentGraph:
             name = f"{name}_{len(self.conditions)}"
         self.conditions[name] = condition
         return name
+
+
+def _names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """One name, or several."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _renamed(spec: GraphSpec, names: Mapping[str, str]) -> GraphSpec:

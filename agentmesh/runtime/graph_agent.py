@@ -25,6 +25,8 @@ SAID = ("answer", "output", "result", "reply", "text")
 """Keys of a state that may hold what is said, the first that is there; `messages` goes before them."""
 MAX_STEPS = 100
 """Steps of the graph in one call."""
+INTERRUPT = "interrupt/"
+"""What the id of a question of the graph begins with; its number and LangGraph's id of the interrupt follow."""
 
 Read = Callable[[AgentCall, ContextPack], Any]
 """What is asked as the graph's input."""
@@ -39,7 +41,8 @@ class GraphAgent:
     the pack, and its last message is the reply; else a key such as `question` and a key such as `answer`.
 
     If the graph interrupts, a person is asked for a yes or a no, which is what `interrupt()` returns: its card must
-    say `approval: tools`, and the graph must have a checkpointer, durable if the mesh is.
+    say `approval: tools` or `always`, and the graph must have a checkpointer, durable if the mesh is. Until something
+    was answered, a call that was cut off begins anew.
 
     Args:
         card: Who it is; `limits.timeout_s` holds.
@@ -80,37 +83,51 @@ class GraphAgent:
 
     async def _work(self, call: AgentCall, pack: ContextPack) -> AgentReply:
         config = {"configurable": {"thread_id": call.id}, "recursion_limit": MAX_STEPS}
-        answered = len(call.approved)
-        entry = self._read(call, pack)
-        if answered:
-            entry = Command(resume=call.approved[f"interrupt/{answered}"])
+        said = {id_: yes for id_, yes in call.approved.items() if id_.startswith(INTERRUPT)}
         with apart():
-            state: object = await self._graph.ainvoke(entry, config)
+            state: object = await self._go_on(said, config) if said else await self._graph.ainvoke(
+                self._read(call, pack), config
+            )  # fmt: skip
         if not isinstance(state, Mapping):
             raise MeshError(
                 f"the graph of {self._card.id!r} ended with {type(state).__name__}; let its state be a dict"
             )
         state = cast("Mapping[str, Any]", state)
-        if state.get("__interrupt__"):
-            value: object = state["__interrupt__"][0].value
+        if asked := state.get("__interrupt__"):
             if getattr(self._graph, "checkpointer", None) is None:
                 raise MeshError(f"the graph of {self._card.id!r} interrupts; compile it with a checkpointer")
-            pending = {"id": f"interrupt/{answered + 1}", "text": _question(value, self._card), "value": _plain(value)}
+            id_, value = f"{INTERRUPT}{len(said) + 1}/{asked[0].id}", cast("object", asked[0].value)
+            pending = {"id": id_, "text": _question(value, self._card), "value": _plain(value)}
             return call.reply(ReplyStatus.NEEDS_APPROVAL, pending=pending)
-        said = cast("object", self._write(state))
-        if isinstance(said, AgentReply):
-            return said.model_copy(update={"call_id": call.id, "agent": call.agent})
-        if not isinstance(said, str):
+        text = cast("object", self._write(state))
+        if isinstance(text, AgentReply):
+            return text.model_copy(update={"call_id": call.id, "agent": call.agent})
+        if not isinstance(text, str):
             raise MeshError(
-                f"`write` of {self._card.id!r} returned {type(said).__name__}; return a text or an AgentReply"
+                f"`write` of {self._card.id!r} returned {type(text).__name__}; return a text or an AgentReply"
             )
-        sentences = cited_sentences(said, pack)
+        sentences = cited_sentences(text, pack)
         return call.reply(
-            ReplyStatus.ANSWERED if said.strip() else ReplyStatus.NO_EVIDENCE,
-            text=without_marks(said),
+            ReplyStatus.ANSWERED if text.strip() else ReplyStatus.NO_EVIDENCE,
+            text=without_marks(text),
             sentences=tuple(sentences),
             cited=tuple(dict.fromkeys(item for s in sentences for item in s.items)),
         )
+
+    async def _go_on(self, said: Mapping[str, bool], config: dict[str, Any]) -> object:
+        """The state after what people answered, each answer given to the interrupt that it was asked for.
+
+        The graph may be further than the mesh knows, where their process was killed: what it asks or says now counts.
+        """
+        snapshot = await self._graph.aget_state(config)
+        asked = [interrupt for task in snapshot.tasks for interrupt in task.interrupts]
+        if not asked and not snapshot.tasks:
+            return snapshot.values
+        answers = {id_.rpartition("/")[2]: yes for id_, yes in said.items()}
+        given = {interrupt.id: answers[interrupt.id] for interrupt in asked if interrupt.id in answers}
+        if asked and not given:
+            return {**snapshot.values, "__interrupt__": asked}
+        return await self._graph.ainvoke(Command(resume=given) if given else None, config)
 
 
 def is_graph(value: object) -> bool:

@@ -3,7 +3,7 @@
 What a guardrail leaves to a person is a question of the run like any other.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,15 +12,17 @@ from langgraph.runtime import Runtime
 from langgraph.types import Overwrite, interrupt
 
 from agentmesh.guardrails import Action, Checked, Guardrail, Where, guard_answer, run_guardrails
+from agentmesh.memory.writer import item_id
 from agentmesh.run import Emitter, RunContext
-from agentmesh.runtime.nodes import RunScope, answer_so_far
+from agentmesh.runtime.nodes import RunScope, answer_so_far, drafts_of
 from agentmesh.runtime.people import YES_OR_NO, heard
 from agentmesh.runtime.state import RunState, view_of
 from agentmesh.trace.events import Event
 from agentmesh.trace.sinks import ListSink
-from agentmesh.types import Answer, AnswerStatus, Question, QuestionKind, Task
+from agentmesh.types import AgentReply, Answer, AnswerStatus, Question, QuestionKind, Task
 
 __all__ = [
+    "ALLOW_QUESTION",
     "ANSWER_ASK",
     "ANSWER_GUARD",
     "TASK_ASK",
@@ -33,6 +35,8 @@ __all__ = [
 
 TASK_GUARD, TASK_ASK, ANSWER_GUARD, ANSWER_ASK = "task.guard", "task.ask", "answer.guard", "answer.ask"
 """Nodes before the first stage and after the last; no stage may have such a name."""
+ALLOW_QUESTION = f"{TASK_GUARD}/question"
+"""Id of the question whether what was asked may go on."""
 
 
 class QuestionCheck(NamedTuple):
@@ -106,9 +110,10 @@ class Guarding:
             shown, checked = await guard_answer(scope.parts.guardrails, answer, scope.ctx)
             update: dict[str, Any] = {"answer": shown.model_copy(update={"replies": ()})}
             if checked.action is Action.BLOCK:
-                update["replies"] = Overwrite({})
+                update |= _without_replies(state, scope)
             elif shown.replies != replies:
                 update["replies"] = {reply.call_id: reply for reply in shown.replies}
+                update["withdrawn"] = _remembered([r for r in replies if r not in shown.replies], state, scope)
             if checked.action is Action.ASK:
                 question = _question("answer", ANSWER_GUARD, checked)
                 update["held"] = {question.id: question}
@@ -130,7 +135,7 @@ class Guarding:
                 what = "question" if where == TASK_GUARD else "answer"
                 update["answer"] = _refused(what, scope.ctx)
                 if where == ANSWER_GUARD:
-                    update["replies"] = Overwrite({})
+                    update |= _without_replies(state, scope)
             return update
 
         return ask
@@ -151,6 +156,19 @@ class Guarding:
             return END if blocked else list(following)
 
         return after
+
+
+def _without_replies(state: RunState, scope: RunScope) -> dict[str, Any]:
+    """What takes everything that was said out of the state."""
+    said = _remembered(state.get("replies", {}).values(), state, scope)
+    return {"replies": Overwrite({}), "withdrawn": [*state.get("withdrawn", ()), *said]}
+
+
+def _remembered(replies: Iterable[AgentReply], state: RunState, scope: RunScope) -> list[str]:
+    """Ids of what memory holds of these replies."""
+    cards, run_id = scope.parts.cards, scope.ctx.run_id
+    known = [(reply, cards[reply.agent]) for reply in replies if reply.agent in cards]
+    return [item_id(d) for reply, card in known for d in drafts_of(reply, state["task"], card, run_id)]
 
 
 def _question(what: str, where: str, checked: Checked) -> Question:

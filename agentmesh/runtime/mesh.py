@@ -26,6 +26,7 @@ from agentmesh.graphs import GraphSpec, default_graph
 from agentmesh.guardrails import Action, Where, run_guardrails
 from agentmesh.memory.base import MemoryStore
 from agentmesh.memory.writer import Draft, drafts_from_turn, item_id
+from agentmesh.mistakes import dotted, validated
 from agentmesh.run import Accounts, Emitter, Journal, Limits, MemoryJournal, Meter, RunContext, SystemClock, new_run_id
 from agentmesh.runtime.apart import apart
 from agentmesh.runtime.conditions import CONDITIONS, Condition
@@ -186,7 +187,7 @@ class Mesh:
         tenant: str = "default",
         user: str | None = None,
         history: Sequence[Message] = (),
-        limits: Limits | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
         router: str | None = None,
         run_id: str | None = None,
         sinks: Sequence[TraceSink] = (),
@@ -217,7 +218,7 @@ class Mesh:
             ConfigError: If the graph or the router cannot be used.
             StoreError: If the run's state cannot be kept, or the mesh was closed meanwhile.
         """
-        thread, user = thread or None, user or None
+        thread, user, limits = thread or None, user or None, _limits_of(limits)
         self._check_input(text, tenant=tenant, user=user, thread=thread, run_id=run_id, limits=limits)
         services = await self._open()
         if router is not None:
@@ -281,6 +282,12 @@ class Mesh:
         """`ask`, for code without an event loop. Takes what `ask` takes."""
         return self.run_sync(self.ask(text, **options))
 
+    def resume_sync(
+        self, run_id: str, answer: str | bool | Mapping[str, str | bool] | None = None, **options: Any
+    ) -> Answer:
+        """`resume`, for code without an event loop. Takes what `resume` takes."""
+        return self.run_sync(self.resume(run_id, answer, **options))
+
     def run_sync(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of this mesh on the mesh's own background loop and wait for it; any thread may call it."""
         with self._own_loop_lock:
@@ -294,7 +301,7 @@ class Mesh:
         answer: str | bool | Mapping[str, str | bool] | None = None,
         *,
         graph: AgentGraph | GraphSpec | str | None = None,
-        limits: Limits | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
         sinks: Sequence[TraceSink] = (),
         stream: bool = False,
     ) -> Answer:
@@ -323,6 +330,8 @@ class Mesh:
             events, started = await self._history(services, run_id)  # another process may have gone on with it
             if services.prepare is not None:
                 await services.prepare(started.task.tenant)
+            if graph is None and started.graph not in (*self.graphs, "default"):
+                raise InputError(f"run {run_id!r} ran on a graph {started.graph!r} of its own; give it as `graph=`")
             compiled, name = self._compile(graph or (None if started.graph == "default" else started.graph), services)
             _check_fit(compiled, name, run_id, await services.checkpointer.aget_tuple(_config(run_id)))
             snapshot = await compiled.aget_state(_config(run_id))
@@ -332,6 +341,7 @@ class Mesh:
             spent = total_usage(e.usage for e in events if isinstance(e, ModelCalled) and not e.replayed)
             journal = await services.journal(run_id, False)
             first = max(e.seq for e in events) + 1
+            limits = _limits_of(limits)
             if limits is None and started.limits is not None:
                 limits = Limits.model_validate(started.limits)
             scope = self._scope(
@@ -779,6 +789,8 @@ class Mesh:
                 "put long documents into memory/knowledge/ and ask about them"
             )
         for name, value in (("question", text), ("tenant", tenant), ("user", user), ("thread", thread)):
+            if not isinstance(value, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError(f"the {name} must be text, not {type(value).__name__}")
             try:
                 (value or "").encode()
             except UnicodeEncodeError as error:
@@ -810,6 +822,16 @@ def _config(run_id: str) -> RunnableConfig:
 
 def _closed_text(run_id: str) -> str:
     return f"the mesh was closed while run {run_id!r} was at work; open it again and resume the run"
+
+
+def _limits_of(limits: Limits | Mapping[str, Any] | None) -> Limits | None:
+    """Limits, given as such or by name."""
+    if limits is None or isinstance(limits, Limits):
+        return limits
+    made, mistakes = validated(Limits, limits)
+    if made is None:
+        raise InputError("; ".join(f"limits.{dotted(steps)}: {text}" for steps, text in mistakes))
+    return made
 
 
 def _taker(runs: Runs) -> tuple[TraceSink, ...]:

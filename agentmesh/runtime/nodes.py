@@ -187,7 +187,7 @@ def _withheld(call: AgentCall, card: AgentCard | None, parts: Parts) -> AgentRep
     allowed = call.approved.get(WHOLE_CALL)
     if allowed is False:
         return call.reply(ReplyStatus.REFUSED, error=f"a person did not allow {card.title} to act")
-    if card.approval is Approval.ALWAYS and allowed is None:
+    if card.approval == Approval.ALWAYS and allowed is None:
         part = call.part or call.task.full_text
         pending = {"id": WHOLE_CALL, "text": f"May {card.title} work on this: {part}", "part": part}
         return call.reply(ReplyStatus.NEEDS_APPROVAL, error=f"{card.id!r} acts only after a yes", pending=pending)
@@ -197,7 +197,7 @@ def _withheld(call: AgentCall, card: AgentCard | None, parts: Parts) -> AgentRep
 def may_ask(card: AgentCard) -> bool:
     """Whether an agent may need a person: its card says so, or a tool of its may have been called by a process that
     was killed."""
-    return card.approval is not Approval.NEVER or bool(card.tools) or card.tool is not None
+    return card.approval != Approval.NEVER or bool(card.tools) or card.tool is not None
 
 
 def _asked_once(reply: AgentReply, call: AgentCall, card: AgentCard) -> AgentReply:
@@ -255,8 +255,8 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
 
 
 def input_key(call: AgentCall, pack: ContextPack) -> str:
-    """Digest of what an agent is given: who it is, its part of the task, what it reads."""
-    given = "\0".join((call.agent, call.variant or "", call.part or call.task.full_text, pack.text))
+    """Digest of what an agent is given: who it is, its part of the task, what it reads, what is known."""
+    given = "\0".join((call.agent, call.variant or "", call.part or call.task.full_text, pack.text, *call.known))
     return hashlib.sha256(given.encode()).hexdigest()[:16]
 
 

@@ -26,6 +26,7 @@ from agentmesh.types import (
     AgentCall,
     AgentCard,
     AgentReply,
+    Answer,
     ContextPack,
     ContextRequest,
     Mode,
@@ -220,6 +221,8 @@ def mesh_node(mesh: Mesh, *, task: Asked = "task", into: str = "answer", **optio
         options: What `Mesh.ask` takes besides the text, e.g. `graph`, `thread`, `tenant`, `limits`.
     """
 
+    again = {key: options[key] for key in ("graph", "limits", "sinks", "stream") if key in options}
+
     async def ask(state: Any, config: RunnableConfig) -> dict[str, Any]:
         asked = _task(state, task)
         place: Mapping[str, Any] = config.get("configurable", {})
@@ -227,16 +230,30 @@ def mesh_node(mesh: Mesh, *, task: Asked = "task", into: str = "answer", **optio
         given: dict[str, Any] = {
             "history": asked.history, "tenant": asked.tenant, "user": asked.user, "thread": asked.thread, **options
         }  # fmt: skip
-        stops = list(await mesh.stops(run_id)) or [await mesh.ask(asked.text, run_id=run_id, **given)]
-        for answer in stops:  # grows below
-            if not answer.waiting:
-                return {into: answer}
-            said = _heard(answer.waiting)
-            if answer is stops[-1]:
-                stops.append(await mesh.resume(run_id, said, graph=options.get("graph")))
-        raise AssertionError("the last stop is one that waits for nobody")
+        stops = await mesh.stops(run_id)
+        for answer in stops[:-1]:  # LangGraph runs this node again from its top: what was heard is heard again
+            _heard(answer.waiting)
+        if stops:
+            answer = stops[-1]
+        elif await mesh.knows(run_id):  # it was cut off with the graph around it
+            answer = await mesh.resume(run_id, **again)
+        else:
+            answer = await mesh.ask(asked.text, run_id=run_id, **given)
+        while answer.waiting:
+            answer = await _answered(mesh, run_id, _heard(answer.waiting), again)
+        return {into: answer}
 
     return ask
+
+
+async def _answered(mesh: Mesh, run_id: str, said: Mapping[str, str | bool], options: Mapping[str, Any]) -> Answer:
+    """Where the run stops next; what was said may have been taken just before the process was killed."""
+    if not await mesh.waiting(run_id):
+        try:
+            return await mesh.resume(run_id, **options)
+        except InputError:  # it was not
+            pass
+    return await mesh.resume(run_id, said, **options)
 
 
 def _heard(waiting: Sequence[Question]) -> dict[str, str | bool]:

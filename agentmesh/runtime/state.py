@@ -49,7 +49,9 @@ class RunState(TypedDict, total=False):
     checked: bool
     """Whether the guardrails have seen the question."""
     held: Annotated[dict[str, Question], _merge]
-    """What guardrails leave to a person, by question id."""
+    """What is asked of people, by question id."""
+    withdrawn: list[str]
+    """Ids of what agents wrote to memory that guardrails then kept out of the answer."""
     answer: Annotated[Answer | None, _newest]
 
 

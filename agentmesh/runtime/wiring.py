@@ -222,7 +222,7 @@ class _Wiring:
         except MeshError:
             raise
         except Exception as error:
-            text = f"the condition {name!r} failed with {type(error).__name__}: {error}"
+            text = f"the condition {name!r} failed with {type(error).__name__}: {error}; mend it, then resume the run"
             raise GraphError(self.spec.name, [text]) from error
 
     def _read_later(self, stage: StageSpec) -> bool:
