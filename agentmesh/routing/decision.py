@@ -37,7 +37,9 @@ class Thresholds:
     vague: float = 0.6
     """Least probability for a message without a word that says what it is about."""
     vague_near: float = 0.6
-    """Least nearness to an example for the same: such a message is only understood where a card quotes it."""
+    """Least nearness to an example for the same: such a message is only understood where a card quotes it ..."""
+    vague_sure: float = 0.85
+    """... or where an agent is at least this probable: cards with many examples know what "say that again" is for."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def verdict_on(
     least = max(limits.threshold, limits.background) if part.background else limits.threshold
     chosen = tuple(a for a in order if chance[a] >= least and best - chance[a] <= limits.margin)
     quoted = float(judged.signals[row, order[0], SIGNALS.index("near")]) >= limits.vague_near
-    if chance[-1] > limits.none_threshold or (vague and not (best >= limits.vague and quoted)):
+    understood = not vague or (quoted and best >= limits.vague) or best >= limits.vague_sure
+    if chance[-1] > limits.none_threshold or not understood:
         chosen = ()
     return Verdict(part, chance, judged.score[row], judged.signals[row], chosen, note)
 

@@ -168,7 +168,7 @@ def _remembered(replies: Iterable[AgentReply], state: RunState, scope: RunScope)
     """Ids of what memory holds of these replies."""
     cards, run_id = scope.parts.cards, scope.ctx.run_id
     known = [(reply, cards[reply.agent]) for reply in replies if reply.agent in cards]
-    return [item_id(d) for reply, card in known for d in drafts_of(reply, state["task"], card, run_id)]
+    return [item_id(d) for reply, card in known for d in drafts_of(reply, state["task"], card, run_id, scope.parts)]
 
 
 def _question(what: str, where: str, checked: Checked) -> Question:

@@ -32,7 +32,7 @@ from agentmesh.runtime.apart import apart
 from agentmesh.runtime.conditions import CONDITIONS, Condition
 from agentmesh.runtime.executor import LocalExecutor
 from agentmesh.runtime.graph import AgentGraph
-from agentmesh.runtime.guarding import check_question_first
+from agentmesh.runtime.guarding import ALLOW_QUESTION, check_question_first
 from agentmesh.runtime.nodes import Parts, RunScope, answer_so_far, drafts_of, may_ask, remember, run_call
 from agentmesh.runtime.people import answers_to, clarified, questions_in, waiting_answer
 from agentmesh.runtime.recent import RecentRuns
@@ -610,10 +610,8 @@ class Mesh:
                 answer = await self._wait(answer, asked, task, cast("RunState", state), scope, services)
                 waits = True
                 return answer
-            if task.thread is None:
-                await self._forget_working_memory(task, answer, scope, services)
-            else:
-                await self._keep_turn(_told(task, cast("RunState", state)), answer, scope, services)
+            state = cast("RunState", state)
+            await self._end_turn(_told(task, state), answer, state, scope, services)
             ctx.emit(RunFinished(answer=answer))
         except asyncio.CancelledError:
             ctx.emit(RunCancelled(reason="cancelled by the caller"))
@@ -706,15 +704,23 @@ class Mesh:
         drafts = [*self._said(task, answer, scope), *turn]
         await remember(drafts, scope.parts, scope.ctx)
 
-    async def _forget_working_memory(self, task: Task, answer: Answer, scope: RunScope, services: Services) -> None:
-        """A run alone is a conversation of its own: nobody reads what its agents said once it is over."""
-        said = self._said(task, answer, scope)
-        if said:
+    async def _end_turn(self, task: Task, answer: Answer, state: RunState, scope: RunScope, services: Services) -> None:
+        """Leave in memory and in the conversation what later runs may read.
+
+        A run alone is a conversation of its own: nobody reads what its agents said once it is over.
+        """
+        gone = list(state.get("withdrawn", ()))
+        if task.thread is None:
+            gone += [item_id(draft) for draft in self._said(task, answer, scope)]
+        if gone:
             try:
-                await services.store.delete(task.tenant, [item_id(draft) for draft in said])
+                await services.store.delete(task.tenant, gone)
             except MeshError as error:
                 text = f"what the agents said stays in memory: {error}"
                 scope.ctx.emit(StepFailed(error=text, kind=type(error).__name__))
+        refused = state.get("said", {}).get(ALLOW_QUESTION) is False  # then it is as if it had been blocked
+        if task.thread is not None and not refused:
+            await self._keep_turn(task, answer, scope, services)
 
     def _said(self, task: Task, answer: Answer, scope: RunScope) -> list[Draft]:
         """What memory keeps of the replies."""
