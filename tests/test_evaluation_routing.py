@@ -20,7 +20,7 @@ SAID = {
     "vpn": "the vpn drops {} | connect the vpn {} | the tunnel fails {} | set up the vpn client {}",
     "parcel": "where is my parcel {} | the package {} is late | change the delivery {} | track the shipment {}",
 }
-ENDS = "today monday tuesday wednesday thursday friday".split()
+ENDS = ("today", "monday", "tuesday", "wednesday", "thursday", "friday")
 AGENTS = [
     {"agent": "bill", "name": "Billing desk", "description": "Invoices, bills and charges.", "intents": ["bill"]},
     {"agent": "vpn", "name": "VPN desk", "description": "The VPN client and its tunnel.", "intents": ["vpn"]},
@@ -121,7 +121,9 @@ def test_a_set_without_train_rows_is_cut_into_five_folds(tmp_path: Path) -> None
     asked = [sample.text for part in parts for sample in part.test]
     assert sorted(asked) == sorted(row["text"] for row in rows_of(ENDS))
     assert all(not {s.text for s in p.train} & {s.text for s in p.test} for p in parts)
-    assert [p.test for p in parts] == [p.test for p in read_set(tmp_path / "bare", "intent")], "the cut is always the same"
+    assert [p.test for p in parts] == [p.test for p in read_set(tmp_path / "bare", "intent")], (
+        "the cut is always the same"
+    )
     assert len(open_set(tmp_path, "bare")) == 5
 
 

@@ -128,12 +128,19 @@ def test_what_an_answer_names(answer: str, said: object) -> None:
 
 
 def test_names_found_before_are_those_that_the_task_does_not_hold() -> None:
-    known = ["The lamp was built by Ada Brook.", "Later it came to Port Ellen.", "Then Ada Brook died.", "Nothing else."]
+    known = [
+        "The lamp was built by Ada Brook.",
+        "Later it came to Port Ellen.",
+        "Then Ada Brook died.",
+        "Nothing else.",
+    ]
     assert found_names(known, "Who built the lamp of Port Ellen?") == ("Ada Brook",)
 
 
 async def test_names_found_before_are_read_with_the_task(router: SemanticRouter) -> None:
-    places = AgentCard(id="towns", description="Towns.", examples=("What is near Port Ellen?", "Who lives in Port Ellen?"))
+    places = AgentCard(
+        id="towns", description="Towns.", examples=("What is near Port Ellen?", "Who lives in Port Ellen?")
+    )
     people = AgentCard(id="people", description="Persons.", examples=("When was Ada Brook born?", "Who is Ada Brook?"))
     cards = (places, people)
     before = await ask(router, "Who lives there now?", cards=cards)
@@ -160,8 +167,9 @@ def test_softmax_weights_agree_with_the_solution_by_hand() -> None:
 
 async def test_with_many_agents_and_examples_a_text_that_was_not_seen_finds_its_agent() -> None:
     rng = np.random.default_rng(0)
-    verbs, things = "open close paint move sell weigh".split(), "door boat lamp chair fence".split()
-    fillers = "please now today slowly carefully again tomorrow outside inside quickly".split()
+    verbs = ("open", "close", "paint", "move", "sell", "weigh")
+    things = ("door", "boat", "lamp", "chair", "fence")
+    fillers = ("please", "now", "today", "slowly", "carefully", "again", "tomorrow", "outside", "inside", "quickly")
     cards = [
         AgentCard(
             id=f"{verb}-{thing}",

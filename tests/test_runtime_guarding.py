@@ -15,7 +15,7 @@ from agentmesh.routing.baselines import FixedRouter
 from agentmesh.trace.events import GuardrailTripped, RunStarted
 from agentmesh.trace.sinks import ListSink
 from agentmesh.types import AgentCall, AnswerStatus, ContextPack, QuestionKind, Task
-from tests.test_runtime_people import VPN, Desk, Torn
+from tests.test_runtime_people import BILLING, VPN, Desk, Torn, asking
 
 CARD = AgentCard(id="desk", description="Answers anything.")
 
@@ -25,6 +25,11 @@ def secret_word(text: str) -> Verdict:
     if "zebra" not in text:
         return Verdict()
     return Verdict(action=Action.REDACT, reason="names an animal", text=text.replace("zebra", "[animal]"))
+
+
+def strict(text: str) -> bool:
+    """Lets only a short word pass."""
+    return len(text) < 5
 
 
 def decent(text: str) -> bool:
@@ -200,3 +205,56 @@ async def test_an_answer_to_a_question_back_is_guarded_too() -> None:
             await mesh.resume(first.run_id, "the forbidden vpn")
         assert await mesh.waiting(first.run_id) == first.waiting
         assert (await mesh.resume(first.run_id, "the vpn")).status is AnswerStatus.ANSWERED
+
+
+async def test_a_question_that_a_person_turned_away_is_not_kept() -> None:
+    mesh, _ = guarded(Seen(), decent, "input", "ask")
+    async with mesh:
+        first = await mesh.ask("Say the forbidden thing.", thread="t")
+        assert (await mesh.resume(first.run_id, "no")).status is AnswerStatus.BLOCKED
+        services = await mesh._open()  # pyright: ignore[reportPrivateUsage]
+        assert await services.threads.history("default", "t") == ()
+        assert await services.store.list("default") == []
+
+
+@pytest.mark.parametrize(
+    ("function", "action", "thread", "kept"),
+    [
+        (decent, "block", None, []),
+        (decent, "block", "t", []),
+        (decent, "ask", None, []),
+        (decent, "ask", "t", []),
+        (secret_word, "redact", None, []),
+        (secret_word, "redact", "t", ["a forbidden [animal]"]),
+    ],
+)
+async def test_what_did_not_get_out_is_not_remembered_as_said(
+    function: Any, action: str, thread: str | None, kept: list[str]
+) -> None:
+    mesh, _ = guarded(Seen("a forbidden zebra"), function, "output", action)
+    graph = AgentGraph("g").stage("first", agent="desk").stage("second", agent="desk", after="first")
+    async with mesh:
+        answer = await mesh.ask("Hello!", graph=graph.refine("end", after="second"), thread=thread)
+        if answer.waiting:
+            await mesh.resume(answer.run_id, "no", graph=graph)
+        services = await mesh._open()  # pyright: ignore[reportPrivateUsage]
+        said = [item.text for item in await services.store.list("default") if item.source == "answer of desk"]
+    assert sorted({*said}) == kept
+
+
+async def test_a_question_a_clarification_an_approval_and_an_answer_are_asked_about_in_one_run(tmp_path: Path) -> None:
+    desk = Desk()
+    agents = [FunctionAgent(asking(card), desk.answer) for card in (BILLING, VPN)]
+    guards = [FunctionGuardrail(strict, name="look", where=where, action="ask") for where in ("input", "output")]
+    router, embedder = Torn(), ScriptedEmbedder()
+    async with build_mesh(agents, router=router, embedder=embedder, guardrails=guards, home=tmp_path) as mesh:
+        answer = await mesh.ask("It is broken.", thread="t")
+        asked: list[str] = []
+        for said in ("yes", "vpn", "yes", "yes"):
+            asked += [question.kind.value for question in answer.waiting]
+            answer = await mesh.resume(answer.run_id, said)
+        services = await mesh._open()  # pyright: ignore[reportPrivateUsage]
+        turns = [turn.text for turn in await services.threads.history("default", "t")]
+    assert asked == ["guardrail", "clarify", "approval", "guardrail"]
+    assert len(desk.calls) == 1
+    assert turns == ["It is broken.", "Which of the two is it?", "vpn", answer.text]

@@ -1,5 +1,6 @@
 """Parts alone in somebody's LangGraph graph, their graph as an agent here, and a mesh as a node there."""
 
+import asyncio
 import operator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -18,10 +19,11 @@ from agentmesh.memory.arrays import ArrayStore
 from agentmesh.memory.writer import Draft, MemoryWriter
 from agentmesh.models.scripted import ScriptedEmbedder
 from agentmesh.routing.baselines import FixedRouter, KeywordRouter
+from agentmesh.run import loose_context
 from agentmesh.runtime.graph_agent import GraphAgent
 from agentmesh.runtime.standalone import agent_node, context_node, mesh_node, refine_node, route_node, to_agents
 from agentmesh.trace.sinks import ListSink
-from agentmesh.types import AgentReply, AnswerStatus, Approval, ContextPack, ReplyStatus, Task
+from agentmesh.types import AgentCall, AgentReply, AnswerStatus, Approval, ContextPack, ReplyStatus, Task
 from tests.test_runtime_people import Desk, Torn, mesh_of
 
 BILLING = AgentCard(id="billing", description="Explains invoices and refunds.", examples=("Where is my refund?",))
@@ -182,6 +184,76 @@ async def test_a_graph_that_interrupts_asks_for_a_yes() -> None:
     assert "compile it with a checkpointer" in (answer.replies[0].error or "")
 
 
+def paid_twice(state: Any) -> Any:
+    return {"answer": f"{interrupt('Pay 40 EUR?')} {interrupt('Pay 5000 EUR?')}"}
+
+
+@pytest.mark.parametrize("approval", [Approval.TOOLS, Approval.ALWAYS])
+async def test_a_graph_that_interrupts_twice_asks_twice_whatever_else_is_asked(approval: Approval) -> None:
+    card = BILLING.model_copy(update={"approval": approval})
+    agent = GraphAgent(card, answering(paid_twice, checkpointer=InMemorySaver()))
+    async with build_mesh([agent], router=FixedRouter(), embedder=ScriptedEmbedder()) as mesh:
+        answer = await mesh.ask("Refund me.")
+        if approval is Approval.ALWAYS:
+            answer = await mesh.resume(answer.run_id, True)
+        for question, said in (("Pay 40 EUR?", True), ("Pay 5000 EUR?", False)):
+            assert answer.question == question
+            answer = await mesh.resume(answer.run_id, said)
+    assert answer.text == "True False"
+
+
+async def test_a_yes_to_one_interrupt_is_never_given_to_another() -> None:
+    """A process that is killed after the graph asked for more, and before the mesh kept that."""
+    card = BILLING.model_copy(update={"approval": Approval.TOOLS})
+    agent = GraphAgent(card, answering(paid_twice, checkpointer=InMemorySaver()))
+    call = AgentCall(run_id="r", step="s", agent="billing", task=Task(text="Refund me."))
+    pack, ctx = ContextPack(agent="billing", role="solver"), loose_context()
+
+    async def with_yes_to(*asked: AgentReply) -> AgentReply:
+        approved = {str((reply.pending or {})["id"]): reply is asked[0] for reply in asked}
+        return await agent.answer(call.model_copy(update={"approved": approved}), pack, ctx)
+
+    first = await agent.answer(call, pack, ctx)
+    second = await with_yes_to(first)
+    again = await with_yes_to(first)
+    assert again.status is ReplyStatus.NEEDS_APPROVAL
+    assert again.pending == second.pending
+    assert again.pending != first.pending
+    assert (await with_yes_to(first, second)).text == "True False"
+    assert (await with_yes_to(first, second)).text == "True False"  # it ended before; nothing runs again
+
+
+async def test_interrupts_side_by_side_are_asked_one_after_the_other() -> None:
+    class Two(Asked, total=False):
+        said: Annotated[list[str], operator.add]
+
+    def asks(name: str) -> Any:
+        def ask(state: Any) -> Any:
+            return {"said": [f"{name} {interrupt(name)}"]}
+
+        return ask
+
+    def end(state: Any) -> Any:
+        return {"answer": ", ".join(sorted(state["said"]))}
+
+    graph: Any = StateGraph(Two)
+    for name in ("left", "right"):
+        graph.add_node(name, asks(name))
+        graph.add_edge(START, name)
+    graph.add_node("end", end)
+    graph.add_edge(["left", "right"], "end")
+    card = BILLING.model_copy(update={"approval": Approval.TOOLS})
+    agent = GraphAgent(card, graph.compile(checkpointer=InMemorySaver()))
+    async with build_mesh([agent], router=FixedRouter(), embedder=ScriptedEmbedder()) as mesh:
+        answer = await mesh.ask("Refund me.")
+        said = {}
+        while answer.waiting:
+            said[answer.question] = answer.question == "left"
+            answer = await mesh.resume(answer.run_id, answer.question == "left")
+    assert said == {"left": True, "right": False}
+    assert answer.text == "left True, right False"
+
+
 # --- a mesh as a node -------------------------------------------------------------------------------------------------
 
 
@@ -222,3 +294,65 @@ async def test_a_mesh_within_a_mesh_keeps_its_own_questions() -> None:
         async with build_mesh(agents, router=FixedRouter(), embedder=ScriptedEmbedder()) as outer:
             answer = await outer.ask("It is broken.", graph=AgentGraph("g").stage("a", agent="vpn"))
     assert answer.text == "billing heard: It is broken.\nbilling"
+
+
+class Holding:
+    """An agent that works until it is let go."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.at_work, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def answer(self, text: str) -> str:
+        self.calls += 1
+        self.at_work.set()
+        await self.go_on.wait()
+        return "Done."
+
+
+@pytest.mark.parametrize("approval", [Approval.NEVER, Approval.ALWAYS])
+async def test_a_mesh_that_was_cut_off_with_the_graph_around_it_goes_on_with_it(
+    approval: Approval, tmp_path: Path
+) -> None:
+    holding, sink = Holding(), ListSink()
+    agent = FunctionAgent(VPN.model_copy(update={"approval": approval}), holding.answer)
+    async with build_mesh([agent], router=FixedRouter(), embedder=ScriptedEmbedder(), home=tmp_path) as mesh:
+        app = answering(mesh_node(mesh, task="question", sinks=(sink,)), Support, checkpointer=InMemorySaver())
+        entry: Any = {"question": "It is broken."}
+        if approval is Approval.ALWAYS:
+            await run(app, entry)
+            entry = Command(resume=True)
+        work = asyncio.ensure_future(run(app, entry))
+        async with asyncio.timeout(10):
+            await holding.at_work.wait()
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        holding.go_on.set()
+        state = await run(app, None if approval is Approval.NEVER else Command(resume=True))
+    assert state["answer"].text == "Done."
+    assert len({event.run_id for event in sink.events}) == 1
+    assert sink.events[-1].type == "run_finished"
+
+
+async def test_a_mesh_node_in_a_loop_makes_a_run_each_time() -> None:
+    class Rounds(Support, total=False):
+        round: int
+
+    def count(state: Any) -> Any:
+        return {"round": state.get("round", 0) + 1}
+
+    def after(state: Any) -> str:
+        return "ask" if state["round"] < 3 else END
+
+    desk = Desk()
+    async with mesh_of(FixedRouter(agents=("vpn",)), desk) as mesh:
+        graph: Any = StateGraph(Rounds)
+        graph.add_node("ask", mesh_node(mesh, task="question"))
+        graph.add_node("count", count)
+        graph.add_edge(START, "ask")
+        graph.add_edge("ask", "count")
+        graph.add_conditional_edges("count", after)
+        for options in ({}, {"checkpointer": InMemorySaver()}):
+            await run(graph.compile(**options), {"question": "It is broken."})
+    assert len({call.run_id for call in desk.calls}) == len(desk.calls) == 6

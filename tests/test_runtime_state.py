@@ -79,6 +79,7 @@ STATE: dict[str, Any] = {
     "held": {
         "route.r1/clarify": Question(id="route.r1/clarify", kind=QuestionKind.CLARIFY, text="Which?", options=("a",))
     },
+    "withdrawn": ["i1"],
     "answer": ANSWER,
     "call": CALL,
 }

@@ -208,10 +208,11 @@ async def _resume(folder: Path, run_id: str, said: Any, *, stream: bool, as_json
     stop, move = loading(errors)
     try:
         async with load_mesh(folder, progress=move) as mesh:
-            waiting = next(iter((await mesh.stops(run_id))[-1:]), None) if said is None else None
-            if waiting is not None and waiting.waiting and _may_ask(console):
-                console.print(show_waiting(waiting))
-                answer, packs = await _converse(mesh, waiting, console, stream=stream)
+            waiting = await mesh.waiting(run_id) if said is None and _may_ask(console) else ()
+            if waiting:
+                answer = (await mesh.stops(run_id))[-1].model_copy(update={"waiting": waiting})
+                console.print(show_waiting(answer))
+                answer, packs = await _converse(mesh, answer, console, stream=stream)
             else:
                 answer, packs = await _go_on(mesh, run_id, said, console, stream=stream)
                 answer, more = await _converse(mesh, answer, console, stream=stream)
@@ -267,6 +268,8 @@ async def _converse(mesh: "Mesh", answer: "Answer", console: "Console", *, strea
         try:
             answer, more = await _go_on(mesh, answer.run_id, _chosen(answer, said), console, stream=stream)
         except InputError as error:
+            if not await mesh.waiting(answer.run_id):  # somebody else answered meanwhile
+                raise
             console.print(str(error), style="yellow", markup=False)
             continue
         packs += more

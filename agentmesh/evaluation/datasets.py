@@ -1,7 +1,7 @@
 """Reads the folders of benchmark data that a person names: rows as they stand in the files, agents as cards.
 
-A set is a folder with `public_train`, `public_valid` and `public_test` as `.jsonl` or `.jsonl.gz`, one object a line; its
-`agents` file describes the agents. Nothing is shipped, fetched or written here.
+A set is a folder with `public_train`, `public_valid` and `public_test` as `.jsonl` or `.jsonl.gz`, one object a line;
+its `agents` file describes the agents. Nothing is shipped, fetched or written here.
 """
 
 import gzip

@@ -6,8 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "auroc", "bootstrap_ci95", "calibration_error", "exact_set", "hit", "mean_set_size", "micro_f1", "recall_at", "top1",
-]  # fmt: skip
+    "auroc",
+    "bootstrap_ci95",
+    "calibration_error",
+    "exact_set",
+    "hit",
+    "mean_set_size",
+    "micro_f1",
+    "recall_at",
+    "top1",
+]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

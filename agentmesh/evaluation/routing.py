@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh import __version__
-from agentmesh.errors import ConfigError, InputError, UnknownNameError
+from agentmesh.errors import ConfigError, UnknownNameError
 from agentmesh.evaluation import metrics
-from agentmesh.evaluation.datasets import DataSet, Sample, agent_id, cards_of, find_set, folds, read_rows, read_set
+from agentmesh.evaluation.datasets import DataSet, Sample, agent_id, cards_of, find_set, read_rows, read_set
 from agentmesh.models.base import Embedder
 from agentmesh.routing import Router, routers
 from agentmesh.routing.reasoning import ReasoningRouter, routing_prompt
@@ -248,8 +248,9 @@ def _row(
     unit: str,
 ) -> dict[str, Any]:
     """One measured number with its interval."""
-    low, high = metrics.bootstrap_ci95(len(values), statistic)
     value = statistic(np.arange(len(values)))
+    low, high = metrics.bootstrap_ci95(len(values), statistic)
+    low, high = min(low, value), max(high, value)  # the calibration error of a draw is larger than that of the rows
     return {
         "set": name,
         "policy": policy,
@@ -365,7 +366,7 @@ async def nearest_centroids(exam: Exam, embedder: Embedder) -> list[Pick]:
     near = await embedder.embed([sample.text for sample in exam.test]) @ means.T
     order = np.argsort(-near, axis=1, kind="stable")
     ids = [card.id for card in exam.cards]
-    ranked = [tuple(ids[place] for place in row) for row in order.tolist()]
+    ranked = [tuple(ids[place] for place in row) for row in cast(list[list[int]], order.tolist())]
     return [Pick(r[:1], r, none=-float(n)) for r, n in zip(ranked, near.max(axis=1), strict=True)]
 
 
@@ -393,7 +394,7 @@ def _learn_and_ask(exam: Exam) -> list[Pick]:
     # One model for each agent against the rest: with 150 agents many times faster than one for all, and no worse.
     for place in range(len(ids)):
         if 0 < right[:, place].sum() < len(learned):
-            model: Any = cast(Any, models).LogisticRegression(C=INVERSE_PENALTY, solver="liblinear")
+            model: Any = cast(Any, models).LogisticRegression(C=INVERSE_PENALTY, solver="liblinear", tol=0.01)
             chance[:, place] = model.fit(table, right[:, place]).predict_proba(asked)[:, 1]
         else:
             chance[:, place] = float(right[:, place].mean())
@@ -401,7 +402,7 @@ def _learn_and_ask(exam: Exam) -> list[Pick]:
         chance /= np.maximum(chance.sum(axis=1, keepdims=True), 1e-12)
     order = np.argsort(-chance, axis=1, kind="stable")
     picks: list[Pick] = []
-    for row, ranking in enumerate(order.tolist()):
+    for row, ranking in enumerate(cast(list[list[int]], order.tolist())):
         ranked = tuple(ids[place] for place in ranking)
         kept = sum(chance[row] >= 0.5) if exam.several else 1
         best = float(chance[row].max())

@@ -22,8 +22,10 @@ MOST_NAMES = 8
 
 _PLACES = {"first": 0, "1st": 0, "one": 0, "second": 1, "2nd": 1, "two": 1, "third": 2, "3rd": 2, "three": 2,
            "fourth": 3, "4th": 3, "four": 3, "last": -1, "latter": -1, "former": 0}  # fmt: skip
-_FILLERS = frozenset("the a an option number no nr please it's its it is i mean think choose take one of them this".split())
-_DENIALS = frozenset("not no nor without except isn't never neither".split())
+_FILLERS = frozenset(
+    "the a an option number no nr please it's its it is i mean think choose take one of them this".split()  # noqa: SIM905
+)
+_DENIALS = frozenset("not no nor without except isn't never neither".split())  # noqa: SIM905
 _NEITHER = re.compile(
     r"^(?:no|none|neither|nothing|nobody)\b(?:\s+(?:of|the|them|these|those|three|two|above|both|options?))*$"
     r"|^(?:it\s+is\s+|it's\s+)?(?:something|somebody|someone)\s+else$"

@@ -34,7 +34,7 @@ PRIOR_STRENGTH = 50.0
 """Precision of the prior around the shipped parameters: with 200 examples they move a little, with 5,000 freely. The
 best calibrated of 1, 10, 100 and infinity on the public rows."""
 FALSE_ALARM_SHARE = 0.25
-"""Weight of all background utterances together in the fit, the examples together being 1. Our choice, as is the next."""
+"""Weight of all background utterances together in the fit, the examples together being 1. Our choice, as the next."""
 MOST_FALSE_ALARMS = 75.0
 """... but at most the weight of this many examples: a few made-up lines must not outvote thousands of real ones."""
 TRIED_PENALTY = math.log(2.0)

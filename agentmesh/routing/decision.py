@@ -65,7 +65,6 @@ class Verdict:
         both = Judged(probabilities(score[None]), score[None], signals[None])
         return verdict_on(self.part, both, 0, limits, note=note)
 
-
     def decided_for(self, agents: tuple[int, ...], part: Part, note: str) -> "Verdict":
         """The verdict of a person who named the agents: nothing else is more probable."""
         score = self.score.copy()
@@ -102,15 +101,23 @@ def candidate(agent: str, judged: Judged, row: int, place: int, *, chosen: bool,
 
 
 def compose(
-    router: str, cards: Sequence[AgentCard], verdicts: Sequence[Verdict], limits: Thresholds, most: int, *, vague: bool
+    router: str,
+    cards: Sequence[AgentCard],
+    verdicts: Sequence[Verdict],
+    limits: Thresholds,
+    most: int,
+    *,
+    vague: bool,
+    whole: Floats | None = None,
 ) -> RoutingDecision:
     """One decision about a message from the verdicts on its parts.
 
     The agents of all parts work, the most probable ones first, at most `most`; each on its own parts and what leads up
     to them, weighted by its probabilities. Nobody is chosen: ask back if the message is vague or an agent is more
-    probable than none, else it is out of scope.
+    probable than none, else it is out of scope. `whole` are the probabilities of the undivided message: of two agents
+    whose parts are equally sure, the one that the message as a whole is for comes first.
     """
-    return _Composer(router, cards, verdicts, limits, most, vague=vague).decision()
+    return _Composer(router, cards, verdicts, limits, most, vague=vague, whole=whole).decision()
 
 
 class _Composer:
@@ -125,6 +132,7 @@ class _Composer:
         most: int,
         *,
         vague: bool,
+        whole: Floats | None,
     ) -> None:
         self.router, self.cards, self.verdicts, self.limits, self.most, self.vague = (
             router,
@@ -148,6 +156,8 @@ class _Composer:
             for agent in verdict.chosen:
                 self.own.setdefault(agent, []).append(row)
         self.kept = sorted(self.own, key=lambda a: (-self._chance_of(a), a))[:most]
+        if whole is not None:
+            self.kept.sort(key=lambda a: -self._chance_of(a) - float(whole[a]))
         wishes = [row for row, v in enumerate(verdicts) if not v.part.background] or [0]
         self.none = float(self.all.chance[wishes, -1].min())
 

@@ -253,10 +253,12 @@ class TextSpace:
 
     def nearness(self, asked: Asked) -> Floats:
         """How near each text is to each row, shape (m, n)."""
-        return self._mix(self._words.near_codes(asked.words), self._characters.near_codes(asked.characters), asked.dense)
+        return self._mix(
+            self._words.near_codes(asked.words), self._characters.near_codes(asked.characters), asked.dense
+        )
 
     def features(self, asked: Asked) -> Floats:
-        """Few dense columns whose inner products are about the similarities, then a 1, shape (m, 2 * HASHED + d + 1)."""
+        """Few dense columns whose inner products are about the similarities, and a 1, shape (m, 2 HASHED + d + 1)."""
         of_words, of_characters, of_dense = np.sqrt(np.array(self._shares, np.float32))
         found = np.ones((len(asked.words), 2 * HASHED + asked.dense.shape[1] + 1), np.float32)
         np.multiply(self._words.hashed(asked.words), of_words, out=found[:, :HASHED])

@@ -50,7 +50,7 @@ def fit_softmax(
     from scipy import linalg, optimize
 
     count, width = features.shape
-    rows = np.arange(count)
+    rows: NDArray[np.int64] = np.arange(count)
     curvature = (features.T * weights) @ features / np.float32(classes)
     curvature[np.diag_indices(width)] += np.float32(penalty)
     # W = root U: one triangular product a step instead of the many steps that differing curvatures would take.

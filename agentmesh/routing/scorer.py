@@ -1,9 +1,9 @@
 """What a set of cards says about a text: evidence for each agent, from everything a card offers.
 
 One linear head over all texts of all cards (a kernel ridge; a softmax where many cards have examples enough), beside
-nearness to the examples, the description, the instructions and what a card is not for. Cards with many examples are led
-by the head, cards with few by nearness, cards with none by their descriptions: all are rows of one table, so the passage
-is smooth. Numbers only; decides nothing.
+nearness to the examples, the description, the instructions and what a card is not for. Cards with many examples are
+led by the head, cards with few by nearness, cards with none by their descriptions: all are rows of one table, so the
+passage is smooth. Numbers only; decides nothing.
 """
 
 import re
@@ -194,13 +194,13 @@ class CardScorer:
             self._ridge = inverse @ targets
             # The residual of a row that is left out of a ridge fit, without fitting again.
             unseen = targets[chosen] - self._ridge[chosen] / np.diag(inverse)[chosen, None]
-            return self._hold_out(chosen, near[chosen], unseen)
+            return self._hold_out(chosen, near[chosen], np.asarray(unseen, np.float32))
         everything = np.arange(len(self._rows))
         chosen = np.concatenate([self._drawn(), np.flatnonzero(self._kind == Kind.BACKGROUND)])
         first = self._solve(np.setdiff1d(everything, chosen), targets, ridge, np.zeros_like(targets))
         near = self.space.similarity_of_rows(chosen)
         self._ridge = self._solve(everything, targets, ridge, first)
-        return self._hold_out(chosen, near, near @ first)
+        return self._hold_out(chosen, near, np.asarray(near @ first, np.float32))
 
     def _drawn(self) -> Places:
         """The examples that the calibration is to see as new, where not each can be left out in turn."""

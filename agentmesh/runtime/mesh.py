@@ -651,8 +651,8 @@ class Mesh:
             scope.ctx.emit(PersonAsked(question=question))
         scope.ctx.emit(RunWaiting(answer=answer))
         self._flush_soon(scope.ctx, services)
-        if isinstance(services.runs, RecentRuns) and not services.keep_checkpoints:
-            for run_id in services.runs.crowded_out():
+        for run_id in services.runs.crowded_out() if isinstance(services.runs, RecentRuns) else ():
+            if not services.keep_checkpoints:
                 await services.checkpointer.adelete_thread(run_id)
         return answer
 
@@ -854,8 +854,8 @@ def _check_fit(compiled: Any, name: str, run_id: str, found: Any) -> None:
         *((channel, value) for _, channel, value in found.pending_writes),
     ]
     for channel, value in pending:
-        sends = value if isinstance(value, list) else [value]
-        gone = [s.node for s in cast("list[object]", sends) if isinstance(s, Send) and s.node not in compiled.nodes]
+        sends = cast("list[object]", value if isinstance(value, list) else [value])
+        gone = [send.node for send in sends if isinstance(send, Send) and send.node not in compiled.nodes]
         # a node to run, or a join some of whose sources came
         if channel.startswith("branch:to:") or (channel.startswith("join:") and value):
             gone += [] if channel in compiled.channels else [channel.rpartition(":")[2]]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from pydantic_core import to_json
+
 from agentmesh.agents.base import Agent, Refiner
 from agentmesh.context.base import ContextRouter
 from agentmesh.errors import ConfigError, MeshError, RoutingError, UnknownNameError
@@ -240,6 +242,7 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
         said = cast("object", await agent.answer(call, pack, ctx))  # somebody's code: it may return anything
         if not isinstance(said, AgentReply):
             raise ConfigError(f"the agent {call.agent!r} returned {type(said).__name__}; return an AgentReply")
+        _check_plain(said)
         reply = said.model_copy(update={"input_key": key})
     except MeshError as error:
         ctx.emit(StepFailed(agent=call.agent, error=str(error), kind=type(error).__name__))
@@ -252,6 +255,18 @@ async def run_call(call: AgentCall, parts: Parts, run: RunContext) -> AgentReply
         include={"agent", "part", "weight", "order", "stage", "round"}
     )  # whatever the agent filled in
     return reply.model_copy(update={**mine, "call_id": call.id, "latency_ms": (ctx.clock.monotonic() - started) * 1000})
+
+
+def _check_plain(reply: AgentReply) -> None:
+    """Raise `ConfigError` if a reply holds what neither a trace nor a checkpoint can."""
+    try:
+        "".join([reply.text, *(sentence.text for sentence in reply.sentences)]).encode()
+        for value in (reply.pending, reply.structured):
+            if value is not None:
+                to_json(value)
+    except (ValueError, RecursionError) as error:
+        text = f"the agent {reply.agent!r} returned what JSON cannot hold ({error}); return valid text and JSON values"
+        raise ConfigError(text) from error
 
 
 def input_key(call: AgentCall, pack: ContextPack) -> str:

@@ -1,5 +1,6 @@
 """What a run asks people, and what their answers mean. Values and words only: who interrupts is `wiring.py`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -34,6 +35,10 @@ YES = frozenset({"yes", "y", "ok", "okay", "allow", "allowed", "approve", "appro
 NO = frozenset({"no", "n", "deny", "denied", "refuse", "refused", "reject", "rejected", "false", "0", "stop"})
 MAX_ANSWER_CHARS = 20_000
 """Characters of what somebody answers."""
+MAX_ASKED_CHARS = 4_000
+"""Characters of what an agent asks; the rest of it is in what the question is about."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal acts on, but for tabs and line breaks: an agent's words end up in front of a person."""
 CLARIFY = "clarify"
 """Last part of the id of a question back."""
 WHOLE_CALL = "call"
@@ -57,10 +62,11 @@ def approval_question(call: AgentCall, reply: AgentReply, stage: str) -> Questio
     pending = dict(reply.pending or {})
     id_ = str(pending.pop("id", "") or WHOLE_CALL)
     text = str(pending.pop("text", "") or f"{call.agent} wants to act on: {call.part or call.task.text}. Allow it?")
+    text = CONTROL.sub("", text)
     return Question(
         id=f"{_of_call(call)}{id_}",
         kind=QuestionKind.APPROVAL,
-        text=text,
+        text=text if len(text) <= MAX_ASKED_CHARS else f"{text[:MAX_ASKED_CHARS]}… ({len(text):,} characters in all)",
         options=YES_OR_NO,
         stage=stage,
         agent=call.agent,

@@ -24,22 +24,22 @@ class RecentRuns:
 
     def emit(self, event: Event) -> None:
         """Keep the event, or forget its run if it says that the run is over."""
-        match event:
-            case TokensStreamed():
-                return
+        match event:  # every event of every run comes by here
+            case RunStarted():
+                self._events[event.run_id] = [event]
             case RunFinished() | RunFailed() | RunCancelled():
                 self._forget(event.run_id)
-                return
-            case RunStarted():
-                self._events[event.run_id] = []
-            case RunWaiting():
-                self._waiting[event.run_id] = None
-                self._waiting.move_to_end(event.run_id)
             case _:
-                pass
-        if event.run_id in self._events:  # what comes after the end of a run brings it not back
-            self._events[event.run_id].append(event)
-        while len(self._waiting) > KEPT_WAITING:
+                kept = self._events.get(event.run_id)
+                if kept is not None and not isinstance(event, TokensStreamed):  # what comes after the end is not kept
+                    kept.append(event)
+                if isinstance(event, RunWaiting):
+                    self._wait(event.run_id)
+
+    def _wait(self, run_id: str) -> None:
+        self._waiting[run_id] = None
+        self._waiting.move_to_end(run_id)
+        if len(self._waiting) > KEPT_WAITING:
             self._crowded_out.append(next(iter(self._waiting)))
             self._forget(self._crowded_out[-1])
 
