@@ -1,6 +1,7 @@
 """What agents read: within the budget to the token, nothing that is not theirs, and every verdict in the report."""
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -32,7 +33,7 @@ async def filled(*items: MemoryItem) -> ArrayStore:
     return store
 
 
-def router(name: str, store: ArrayStore, **options: object) -> ContextRouter:
+def router(name: str, store: ArrayStore, **options: Any) -> ContextRouter:
     return context_routers.create(name, store=store, embedder=EMBEDDER, **options)
 
 

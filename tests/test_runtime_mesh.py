@@ -28,7 +28,6 @@ from agentmesh.types import (
     AgentReply,
     Answer,
     AnswerStatus,
-    Approval,
     Chosen,
     ContextPack,
     Mode,

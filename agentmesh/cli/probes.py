@@ -419,7 +419,7 @@ def _holders(home: Path) -> Iterator[Finding]:
     with suppress(OSError):
         held = [path.stem for path in sorted((home / "locks").glob("*.lock")) if _held(path)]
         if held:
-            yield Finding("runs", State.OK, f"being resumed now: {', '.join(held)}")
+            yield Finding("runs", State.OK, f"at work now: {', '.join(held)}")
 
 
 def _held(path: Path) -> bool:

