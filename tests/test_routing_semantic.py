@@ -191,3 +191,18 @@ async def test_with_many_agents_and_examples_a_text_that_was_not_seen_finds_its_
         best = max(decision.candidates, key=lambda c: c.probability or 0.0)
         right += best.agent == card.id
     assert right >= 0.9 * len(cards)
+
+
+async def test_the_only_agent_works_where_nothing_but_a_description_says_what_it_is_for() -> None:
+    thin = AgentCard(id="staff", description="Answers questions of staff.")
+    request = RouteRequest(task=Task(text="When does the VPN session end?"), cards=(thin,))
+    decision = await SemanticRouter(HashedEmbedder()).route(request, loose_context())
+    assert decision.mode is Mode.SOLO
+    assert decision.agents == ("staff",)
+    assert "the only agent" in decision.reason
+    taught = thin.model_copy(
+        update={"examples": ("Where is the form for leave?", "Who signs my leave?", "Is Friday off?")}
+    )
+    request = RouteRequest(task=Task(text="Sing me a song about a whale."), cards=(taught,))
+    decision = await SemanticRouter(HashedEmbedder()).route(request, loose_context())
+    assert not decision.chosen

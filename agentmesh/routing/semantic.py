@@ -23,7 +23,7 @@ from agentmesh.routing.decision import Thresholds, Verdict, candidate, compose, 
 from agentmesh.routing.parts import Part, refers_back, specific_words, split_parts
 from agentmesh.run import RunContext
 from agentmesh.text import words
-from agentmesh.types import AgentCard, Candidate, Mode, RouteRequest, RoutingDecision
+from agentmesh.types import AgentCard, Candidate, Chosen, Mode, RouteRequest, RoutingDecision
 
 __all__ = ["SemanticRouter"]
 
@@ -98,6 +98,8 @@ class SemanticRouter:
             try:
                 async with asyncio.timeout(None if math.isinf(left) else left):
                     decision = await self._decide(request, cards, active)
+                if not decision.chosen and len(active) == 1 and not active[0].examples:
+                    decision = _only_one(decision, active[0])
             except TimeoutError as error:
                 raise RoutingError(
                     f"the router {self.name!r} did not decide within {left:.1f} s; raise `limits.max_seconds`"
@@ -327,6 +329,28 @@ def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:
     kept.move_to_end(key)
     while len(kept) > REMEMBERED_FITS:
         kept.popitem(last=False)
+
+
+def _only_one(decision: RoutingDecision, card: AgentCard) -> RoutingDecision:
+    """The only agent works, where nothing but a description says what it is for: it can say itself what it cannot."""
+    reason = f"{card.id} is the only agent, and without examples nothing says what is not for it ({decision.reason})"
+    judged = tuple(
+        c.model_copy(update={"chosen": True, "reason": "the only agent"}) if c.agent == card.id else c
+        for c in decision.candidates
+    )
+    found = next((c for c in judged if c.agent == card.id), None)
+    chance = found.probability if found else None
+    return decision.model_copy(
+        update={
+            "mode": Mode.SOLO,
+            "chosen": (Chosen(agent=card.id, score=found.score if found else 0.0, probability=chance),),
+            "candidates": judged,
+            "reason": reason,
+            "confidence": chance or 0.0,
+            "question": None,
+            "options": (),
+        }
+    )
 
 
 def _nobody(cards: Sequence[AgentCard], reason: str) -> RoutingDecision:
