@@ -34,7 +34,7 @@ DOORS = {
     "networkx": ("graphs", "drawing.ranks", "routing.pheromone", "context"),
     "opentelemetry": ("trace.otel",),
     "pytest": ("testing.fixtures",),
-    "regex": ("guardrails.rules",),
+    "regex": ("guardrails.rules", "routing.signals"),
     "rich": ("cli", "evaluation.report"),
     "scipy": ("routing", "evaluation"),
     "sentence_transformers": ("models.minilm",),

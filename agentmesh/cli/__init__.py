@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 from agentmesh.cli.commands import app
@@ -20,6 +21,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 def main() -> NoReturn:
     """Run the command of this process. Mistakes are one line on standard error, never a traceback."""
     warnings.showwarning = _warn
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows a `?`
@@ -39,9 +41,12 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _complain(f"the output cannot be written ({error.strerror}); runs are kept, see `agentmesh trace list`")
-        code = FAILED
+        if error.filename is not None:  # a file, and not what is printed
+            code = _other(error)
+        else:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _complain(f"the output cannot be written ({error.strerror}); runs are kept, see `agentmesh trace list`")
+            code = FAILED
     except Exception as error:
         code = _other(error)
     sys.exit(code if isinstance(code, int) else 0)
@@ -54,6 +59,10 @@ def _other(error: Exception) -> int:
         code = int(error.exit_code)  # pyright: ignore
         _complain(message[:1].lower() + message[1:], kind="UsageError")
         return code
+    if isinstance(error, OSError):
+        _complain(f"{error.filename}: {(error.strerror or type(error).__name__).lower()}; see to that and try again",
+                  kind=type(error).__name__)  # fmt: skip
+        return FAILED
     if type(error).__name__ in ("Abort", "Exit"):
         return int(getattr(error, "exit_code", FAILED))
     frame = error.__traceback__
@@ -62,6 +71,15 @@ def _other(error: Exception) -> int:
     where = f" ({frame.tb_frame.f_globals.get('__name__', '?')}:{frame.tb_lineno})" if frame is not None else ""
     _complain(f"unexpected {type(error).__name__}: {error}{where}; please report it", kind=type(error).__name__)
     return FAILED
+
+
+def _open_missing_streams() -> None:
+    """A process whose caller closed a stream has None in its place: what is printed there goes nowhere."""
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 -- open as long as the process
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
 
 
 def _warn(message: Warning | str, *_: object) -> None:

@@ -89,17 +89,23 @@ def agents_add(
     """Write a new card, agents/ID.md, unless `check` would find a mistake in it. Touches no other file."""
     from agentmesh.assembly import known_names
     from agentmesh.project.cards import add_card, card_text
+    from agentmesh.project.frontmatter import MAX_CARD_BYTES
 
     folder = _existing_project(project)
     options = (description, example, not_for, name, role, model, instructions)
     if source is not None:
         if any(option is not None for option in options):
             raise InputError("--from takes a whole card as it is; leave the other options out, or leave --from out")
-        data = _read(source)
+        data = _read(source, MAX_CARD_BYTES + 1)
     elif description is None or not description.strip():
         raise InputError("a card needs a description; add --description, or take a whole card with --from FILE")
     else:
-        text = card_text(
+        words = (description, name, role, model, instructions, *(example or ()), *(not_for or ()))
+        try:
+            "".join(word or "" for word in words).encode()
+        except UnicodeEncodeError as error:
+            raise InputError("an option is not valid UTF-8; set the terminal to UTF-8") from error
+        data = card_text(
             description,
             name=name or "",
             role=role,
@@ -107,11 +113,7 @@ def agents_add(
             examples=example or (),
             not_for=not_for or (),
             instructions=instructions or "",
-        )
-        try:
-            data = text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError("an option is not valid UTF-8; set the terminal to UTF-8") from error
+        ).encode()
     path, others = add_card(folder, agent, data, known=known_names(), environ=os.environ)
     _report("added", agent, path.relative_to(folder.absolute()) if path.is_absolute() else path, others, as_json)
 
@@ -145,11 +147,13 @@ def _existing_project(given: Path | None) -> Path:
     return folder
 
 
-def _read(source: str) -> bytes:
+def _read(source: str, most: int) -> bytes:
+    """At most so many bytes: what never ends is too large, too."""
     if source == "-":
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read(most)
     try:
-        return Path(source).read_bytes()
+        with Path(source).open("rb") as file:
+            return file.read(most)
     except OSError as error:
         raise InputError(f"--from {source}: cannot be read ({(error.strerror or '').lower()})") from error
 

@@ -4,7 +4,9 @@ No command stands here; `commands.py` lists the modules that add them.
 """
 
 import json
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,14 +26,15 @@ __all__ = [
     "bench_app",
     "consoles",
     "models_app",
+    "output_folder",
     "print_json",
     "project_folder",
     "trace_app",
     "write_output",
 ]
 
-ORDER = ("init", "run", "resume", "cancel", "check", "doctor", "agents", "graph", "models", "budgets", "trace", "bench",
-         "schema", "completion")  # fmt: skip
+ORDER = ("init", "run", "resume", "cancel", "check", "doctor", "agents", "graph", "models", "budgets", "trace", "eval",
+         "bench", "schema", "completion")  # fmt: skip
 """The commands as `--help` lists them; those not named here come last."""
 
 
@@ -104,10 +107,36 @@ def project_folder(given: Path | None) -> Path:
 
 
 def write_output(path: Path, data: bytes, *, make_folder: bool = False) -> None:
-    """Write the file that `--out` names, over an older one; `InputError` if that cannot be done."""
+    """Write the file that `--out` names, over an older one; `InputError` if that cannot be done.
+
+    What was there stays whole until all of the new file is on the disk.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # a device or a pipe stays what it is
+            path.write_bytes(data)
+            return
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+        raise InputError(
+            f"{path}: cannot be written ({(error.strerror or '').lower()}); choose another --out"
+        ) from error
+
+
+def output_folder(path: Path) -> None:
+    """Make the folder that `--out` names before long work begins; `InputError` if nothing could be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f"{path} is a file; name a folder with --out") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({(error.strerror or '').lower()}); choose another --out") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written to; choose another --out")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentmesh.cli.app import JsonOption, bench_app, consoles, print_json
+from agentmesh.cli.app import JsonOption, bench_app, consoles, output_folder, print_json
 from agentmesh.errors import UnknownNameError
 
 __all__: list[str] = []
@@ -30,6 +30,8 @@ def bench_overhead(
     for wanted in sets or ():
         if wanted not in SETS:
             raise UnknownNameError("set", wanted, SETS, where="bench overhead")
+    if out is not None:
+        output_folder(out)
     console, errors = consoles(as_json)
     if data is not None or router:
         errors.print("overhead reads no data and compares no routers: --data and --router change nothing", style="dim")

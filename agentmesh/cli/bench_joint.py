@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentmesh.cli.app import JsonOption, bench_app, consoles, print_json, project_folder
+from agentmesh.cli.app import JsonOption, bench_app, consoles, output_folder, print_json, project_folder
 
 __all__: list[str] = []
 
@@ -37,6 +37,8 @@ def bench_joint(
     from agentmesh.evaluation.joint import bench_joint as measure
     from agentmesh.evaluation.report import draw_rows, show_rows
 
+    if out is not None:
+        output_folder(out)
     console, errors = consoles(as_json)
     folder = project_folder(data)
     result = asyncio.run(

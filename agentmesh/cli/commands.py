@@ -11,8 +11,10 @@ from agentmesh.cli import (
     budgets,
     completion,
     doctor,
+    eval,
     graph,
     models,
+    overlap,
     project,
     runs,
     trace,
@@ -21,5 +23,20 @@ from agentmesh.cli.app import app
 
 __all__ = ["app"]
 
-MODULES = (agents, bench, bench_joint, bench_routing, budgets, completion, doctor, graph, models, project, runs, trace)
+MODULES = (
+    agents,
+    bench,
+    bench_joint,
+    bench_routing,
+    budgets,
+    completion,
+    doctor,
+    eval,
+    graph,
+    models,
+    overlap,
+    project,
+    runs,
+    trace,
+)
 """What adds commands; a module of commands that is not named here has none."""

@@ -21,6 +21,8 @@ __all__: list[str] = []
 
 SHOWN_PAIRS = 5
 """Confusion pairs of a router that the terminal shows."""
+MOST_SPREAD = 2
+"""Routers whose intervals fit beside their figures; of more, the report has them."""
 
 eval_app = typer.Typer(help="Check the project's routing.", no_args_is_help=True)
 app.add_typer(eval_app, name="eval")
@@ -29,7 +31,8 @@ app.add_typer(eval_app, name="eval")
 @eval_app.command("routes")
 def eval_routes(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Labelled messages, .jsonl or .yaml: `text` with `agents` or `expect`.")
+        Path,
+        typer.Argument(metavar="FILE", help="Labelled messages, .jsonl or .yaml: `text` with `agents` or `expect`."),
     ],
     router: Annotated[
         str | None,
@@ -101,7 +104,8 @@ def eval_routes(
 @eval_app.command("replay")
 def eval_replay(
     run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="The run's id, or its first letters; `all`.", autocompletion=complete_runs)
+        str,
+        typer.Argument(metavar="RUN", help="The run's id, or its first letters; `all`.", autocompletion=complete_runs),
     ],
     router: Annotated[str, typer.Option(help="Who decides now.", autocompletion=complete_routers)],
     limit: Annotated[int, typer.Option(help="With `all`: how many runs, newest first.", min=1)] = 1000,
@@ -166,7 +170,9 @@ async def _recorded(opened: "Project", run_id: str, limit: int) -> "list[Recorde
         await db.aclose()
     if not found:
         what = "none of the recorded runs holds" if run_id == "all" else f"the run {run_id} holds no"
-        raise InputError(f"{what}{' a' if run_id == 'all' else ''} routing decision; `agentmesh trace list` shows all runs")
+        raise InputError(
+            f"{what}{' a' if run_id == 'all' else ''} routing decision; `agentmesh trace list` shows all runs"
+        )
     return found
 
 
@@ -182,15 +188,19 @@ def _show_routes(result: Mapping[str, Any], console: "Console") -> None:
 
     console.print(f"{result['messages']} messages, {result['agents']} agents", style="dim")
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("figure")
+    table.add_column("figure", no_wrap=True)
+    spread = len(result["routers"]) <= MOST_SPREAD
     for one in result["routers"]:
-        table.add_column(Text(one["router"]), justify="right")
-        table.add_column("95 %", style="dim")
+        table.add_column(Text(one["router"]), justify="right", no_wrap=True)
+        if spread:
+            table.add_column("95 %", style="dim", no_wrap=True)
     table.add_column("unit", style="dim")
     for metric in METRICS:
         cells: list[str] = [metric]
         for one in result["routers"]:
-            cells += [figure_text(metric, one["metrics"][metric]), interval_text(metric, one["metrics"][metric])]
+            cells.append(figure_text(metric, one["metrics"][metric]))
+            if spread:
+                cells.append(interval_text(metric, one["metrics"][metric]))
         table.add_row(*(Text(cell) for cell in (*cells, UNITS.get(metric, "share"))))
     console.print(table)
     for row in result["paired"]:
@@ -208,28 +218,24 @@ def _show_routes(result: Mapping[str, Any], console: "Console") -> None:
 
 
 def _show_replay(rows: Sequence[Mapping[str, Any]], total: Mapping[str, Any], router: str, console: "Console") -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for heading in ("run", "step", "decided", router, "added", "removed", "confidence", "message"):
-        table.add_column(Text(heading), no_wrap=heading in ("run", "step"))
     for row in rows:
         before, after = row["before"], row["after"]
-        cells = (
-            row["run"],
-            row["step"],
-            ", ".join(before["agents"]) or f"({before['mode']})",
-            row["error"] or ", ".join(after["agents"]) or f"({after['mode']})",
-            ", ".join(row["added"]),
-            ", ".join(row["removed"]),
-            f"{before['confidence']:.2f} -> {after['confidence']:.2f}",
-            " ".join(row["text"].split()),
-        )
-        table.add_row(*(Text(cell) for cell in cells), style="dim" if row["same"] else "")
-    console.print(table)
+        changes = [f"{what} {', '.join(row[what])}" for what in ("added", "removed", "gone") if row[what]]
+        now = row["error"] or f"{_decided(after)}{'' if row['same'] else ' [' + router + ']'}"
+        style = "dim" if row["same"] else ""
+        head = f"{row['run']} {row['step']}: {' '.join(row['text'].split())}"
+        console.print(Text(head, style=style), overflow="ellipsis", no_wrap=True)
+        console.print(Text("; ".join([f"  {_decided(before)} -> {now}", *changes]), style=style))
     console.print(
         f"{total['decisions']} decisions of {total['runs']} runs: {total['same']} the same, {total['agents_differ']} "
         f"with other agents, {total['mode_differs']} in another mode, {total['failed']} failed",
         markup=False,
     )
+
+
+def _decided(decision: Mapping[str, Any]) -> str:
+    """Mode, agents and confidence in a few words."""
+    agents = f" {', '.join(decision['agents'])}" if decision["agents"] else ""
+    return f"{decision['mode']}{agents} ({decision['confidence']:.2f})"

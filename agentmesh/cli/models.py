@@ -41,7 +41,7 @@ def models_pull(
 
     _, console = consoles(False)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("looking", total=None)
 
         def move(done: int, total: int, name: str) -> None:

@@ -42,7 +42,8 @@ def init(
         print(f"  {path} (was there, is as it was)")
     steps = [("agentmesh models pull", "once: fetches the embedded model"), (f"agentmesh run {SCENARIO}", "")]
     if folder.resolve() != Path.cwd():
-        steps.insert(0, (f"cd {shlex.quote(str(folder))}", ""))
+        way = f"./{folder}" if str(folder).startswith("-") else str(folder)
+        steps.insert(0, (f"cd {shlex.quote(way)}", ""))
     print("next:")
     for command, why in steps:
         print(f"  {command:<24}  # {why}" if why else f"  {command}")
@@ -63,11 +64,14 @@ def check(as_json: JsonOption = False, project: ProjectOption = None) -> None:
         print(f"{len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}", file=sys.stderr)
     else:
         found = open_project(folder)
-        tasks = sum(len(s.tasks) for s in found.scenarios.values())
-        print(
-            f"no mistakes: {len(found.cards)} agents, {len(found.roles)} roles, {len(found.scenarios)} scenarios "
-            f"with {tasks} tasks"
+        counts = (
+            (len(found.cards), "agent"),
+            (len(found.roles), "role"),
+            (len(found.scenarios), "scenario"),
+            (sum(len(s.tasks) for s in found.scenarios.values()), "task"),
         )
+        *facts, tasks = (f"{n} {what}{'s' if n != 1 else ''}" for n, what in counts)
+        print(f"no mistakes: {', '.join(facts)} with {tasks}")
     raise typer.Exit(2 if mistakes else 0)
 
 

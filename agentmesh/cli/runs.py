@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
+MOST_STDIN_BYTES = 16 << 20
+"""Of a question on standard input; far above any `limits.max_question_chars`."""
+
 
 @app.command()
 def run(
@@ -253,17 +256,15 @@ async def _go_on(
 async def _converse(mesh: "Mesh", answer: "Answer", console: "Console", *, stream: bool) -> tuple["Answer", list[Any]]:
     """Ask on the terminal what a run asks, until it is over or nothing is answered."""
     packs: list[Any] = []
+    how = f"the run waits; answer with: agentmesh resume {answer.run_id} --answer TEXT"
     while answer.waiting:
-        said = await _line(f"{'yes or no' if answer.waiting[0].options == ('yes', 'no') else 'answer'}> ") if _may_ask(
-            console
-        ) else ""  # fmt: skip
+        try:
+            said = await _line(_prompt(answer)) if _may_ask(console) else ""
+        except asyncio.CancelledError:  # Ctrl-C
+            console.print(f"\n{how}", style="cyan", markup=False, soft_wrap=True)
+            raise
         if not said.strip():
-            console.print(
-                f"the run waits; answer with: agentmesh resume {answer.run_id} --answer TEXT",
-                style="cyan",
-                markup=False,
-                soft_wrap=True,  # to be copied as one line
-            )
+            console.print(how, style="cyan", markup=False, soft_wrap=True)  # to be copied as one line
             break
         try:
             answer, more = await _go_on(mesh, answer.run_id, _chosen(answer, said), console, stream=stream)
@@ -276,11 +277,25 @@ async def _converse(mesh: "Mesh", answer: "Answer", console: "Console", *, strea
     return answer, packs
 
 
+def _prompt(answer: "Answer") -> str:
+    """What stands before the cursor: which of several questions is to be answered, and how."""
+    first = answer.waiting[0]
+    how = "yes or no" if first.options == ("yes", "no") else "answer"
+    which = first.agent or first.stage if len(answer.waiting) > 1 else ""
+    return f"{which}, {how}> " if which else f"{how}> "
+
+
 def _chosen(answer: "Answer", said: str) -> str:
     """What was typed; a number stands for the option at that place."""
     options = answer.waiting[0].options
-    place = said.strip()
-    return options[int(place) - 1] if place.isdigit() and 1 <= int(place) <= len(options) else said
+    place = _place(said.strip(), len(options))
+    return said if place is None else options[place]
+
+
+def _place(text: str, count: int) -> int | None:
+    """The index that a number from 1 to `count` stands for; None for any other text."""
+    numbers = [str(n) for n in range(1, count + 1)]
+    return numbers.index(text) if text in numbers else None
 
 
 def _may_ask(console: "Console") -> bool:
@@ -344,8 +359,8 @@ def _tasks(scenario: "Scenario", wanted: str | None) -> Sequence["ScenarioTask"]
         return scenario.tasks
     if wanted is None:
         return scenario.tasks[:1]
-    if wanted.isdigit() and 1 <= int(wanted) <= len(scenario.tasks):
-        return (scenario.tasks[int(wanted) - 1],)
+    if (place := _place(wanted, len(scenario.tasks))) is not None:
+        return (scenario.tasks[place],)
     for task in scenario.tasks:
         if task.id == wanted:
             return (task,)
@@ -354,7 +369,11 @@ def _tasks(scenario: "Scenario", wanted: str | None) -> Sequence["ScenarioTask"]
 
 def _from_stdin() -> str:
     """The question on standard input: for one that no command line takes."""
-    data = sys.stdin.buffer.read()
+    data = sys.stdin.buffer.read(MOST_STDIN_BYTES + 1)
+    if len(data) > MOST_STDIN_BYTES:
+        raise InputError(
+            f"standard input is larger than {MOST_STDIN_BYTES >> 20} MB; put long documents into memory/knowledge/"
+        )
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -172,7 +172,9 @@ def show_waiting(answer: Answer) -> Group:
         parts.append(Panel(Text(question.text), title=Text(question.kind.value, style="bold cyan"), title_align="left",
                            border_style="cyan"))  # fmt: skip
         if question.options:
-            parts.append(Text(f"  {', '.join(question.options)}", style="dim"))
+            parts.append(Text("  " + ", ".join(f"{n} {o}" for n, o in enumerate(question.options, 1)), style="dim"))
+        if len(answer.waiting) > 1:
+            parts.append(Text(f"  --question {question.id}", style="dim"))
     parts.append(Text(f"{_cost(answer.usage)}, {answer.latency_s:.2f} s, run {answer.run_id}", style="dim"))
     return Group(*parts)
 
@@ -326,6 +328,7 @@ def loading(console: Console) -> tuple[Callable[[], None], Callable[[int, int, s
         TextColumn("{task.description}", style="dim"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,  # else it leaves an empty line behind
     )
     tasks: list[Any] = []
 

@@ -10,8 +10,13 @@ import typer
 
 from agentmesh.cli.app import JsonOption, ProjectOption, consoles, print_json, project_folder, trace_app, write_output
 from agentmesh.cli.completion import complete_runs
+from agentmesh.errors import UnknownNameError
 
 __all__: list[str] = []
+
+WIDE_COLUMNS = 110
+"""Columns from which a list of runs has all that is known of each."""
+CANCELLED = "cancelled"
 
 
 RunArgument = Annotated[
@@ -34,6 +39,12 @@ def trace_list(
 ) -> None:
     """Recorded runs, newest first."""
     from agentmesh.assembly import open_trace
+    from agentmesh.trace.store import UNFINISHED, WAITING
+    from agentmesh.types import AnswerStatus
+
+    statuses = sorted({*(s.value for s in AnswerStatus), UNFINISHED, WAITING, CANCELLED})
+    if status is not None and status not in statuses:
+        raise UnknownNameError("status", status, statuses)
 
     async def rows() -> list[Any]:
         store, db = open_trace(project_folder(project))
@@ -54,13 +65,24 @@ def trace_list(
 
     console, _ = consoles(False)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for heading in ("run", "started (UTC)", "status", "tokens", "US$", "seconds", "question"):
+    headings = ("run", "started (UTC)", "status", "tokens", "US$", "seconds", "question")
+    # the id of a run begins with when it started, so that is what a narrow terminal can do without
+    left_out = set[str]() if console.width >= WIDE_COLUMNS else {"started (UTC)", "US$"}
+    for heading in headings:
         right = heading in ("tokens", "US$", "seconds")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "question")
+        if heading not in left_out:
+            table.add_column(
+                heading,
+                justify="right" if right else "left",
+                no_wrap=True,
+                overflow="fold" if heading == "run" else "ellipsis",
+            )
     for r in runs:
         seconds = f"{r.latency_s:.2f}" if r.latency_s is not None else "-"
-        cells = (r.run_id, when(r.started), r.status, str(r.tokens), f"{r.cost_usd:.4f}", seconds, r.question)
-        table.add_row(*(Text(cell) for cell in cells))
+        question = " ".join(r.question.split())
+        cells = (r.run_id, when(r.started), r.status, str(r.tokens), f"{r.cost_usd:.4f}", seconds, question)
+        shown = (cell for heading, cell in zip(headings, cells, strict=True) if heading not in left_out)
+        table.add_row(*(Text(cell) for cell in shown))
     console.print(table)
 
 

@@ -77,7 +77,7 @@ def recorded_decisions(
                     max_agents=max(max_agents, len(decision.chosen)),
                     round=int(m[1]) if (m := _ROUND.search(event.step)) else 1,
                     tried=tuple(sorted({r.agent for r in replies.values()})),
-                    known=known_in({"replies": dict(replies)}),
+                    known=known_in({"run_id": event.run_id, "task": task, "replies": dict(replies)}),
                 )
                 gone = tuple(sorted(a for a in pool if a not in cards))
                 found.append(Recorded(event.run_id, event.step or event.stage, decision, request, gone))

@@ -54,7 +54,8 @@ def page_of(result: Mapping[str, Any], *, drawn: bool) -> Page:
     names = ", ".join(r["router"] for r in routers)
     text = (
         f"{result['messages']} labelled messages of {result['file']}, {result['agents']} agents, "
-        f"agentmesh {result['version']}. Routers: {names}. Intervals hold 95 % of 1,000 bootstrap draws of the messages."
+        f"agentmesh {result['version']}. Routers: {names}. "
+        "Intervals hold 95 % of 1,000 bootstrap draws of the messages."
     )
     sections = [_figures(routers, drawn=drawn)]
     if result.get("goals"):
@@ -79,6 +80,8 @@ def figure_text(metric: str, figures: Mapping[str, Any]) -> str:
     value = figures["value"]
     if value is None:
         return "-"
+    if not value and metric in ("usd", "tokens"):
+        return "0"
     return f"{value:.6f}" if metric == "usd" else f"{value:.1f}" if metric == "tokens" else f"{value:.3f}"
 
 
@@ -109,11 +112,11 @@ def _figures(routers: Sequence[Mapping[str, Any]], *, drawn: bool) -> Section:
         (router["router"], metric, float(m["value"]), (float(m["ci95"][0]), float(m["ci95"][1])))
         for metric in METRICS
         for router in routers
-        if metric not in UNITS and (m := router["metrics"][metric])["value"] is not None
+        if metric not in (*UNITS, "failed") and (m := router["metrics"][metric])["value"] is not None
     ]
     if not drawn:
         return Section("Figures", NO_PLOTS, (table,))
-    picture = Picture("routes-figures.png", "All shares with their intervals", plots.figure_plot(shares, "Shares"))
+    picture = Picture("routes-figures.png", "The shares with their intervals", plots.figure_plot(shares, "Shares"))
     return Section("Figures", "", (table,), (picture,))
 
 

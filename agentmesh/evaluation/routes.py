@@ -170,6 +170,7 @@ async def measure(
     *,
     max_agents: int = 3,
     timeout_s: float = TIMEOUT_S,
+    draws: int = metrics.DRAWS,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Ask every router about every message, one after the other, and count.
@@ -180,6 +181,7 @@ async def measure(
         named: The routers; the others are compared with the first.
         max_agents: Most agents of one decision.
         timeout_s: Seconds for one decision; a router that raises or takes longer is wrong there.
+        draws: Of each bootstrap interval.
         say: Told what is being done.
 
     Returns:
@@ -196,11 +198,11 @@ async def measure(
             request = RouteRequest(task=task, cards=tuple(cards), max_agents=max_agents)
             routed, _ = await ask_router(router, request, seed=str(place), timeout_s=timeout_s)
             results[name].append(routed)
-    return await asyncio.to_thread(_counted, tests, cards, results)
+    return await asyncio.to_thread(_counted, tests, cards, results, draws)
 
 
 def _counted(
-    tests: Sequence[RouteTest], cards: Sequence[AgentCard], results: Mapping[str, Sequence[Routed]]
+    tests: Sequence[RouteTest], cards: Sequence[AgentCard], results: Mapping[str, Sequence[Routed]], draws: int
 ) -> dict[str, Any]:
     names = list(results)
     return {
@@ -208,21 +210,21 @@ def _counted(
         "version": __version__,
         "messages": len(tests),
         "agents": len(cards),
-        "routers": [_figures(name, tests, results[name]) for name in names],
-        "paired": [row for other in names[1:] for row in compare(tests, names[0], other, results)],
+        "routers": [_figures(name, tests, results[name], draws) for name in names],
+        "paired": [row for other in names[1:] for row in compare(tests, names[0], other, results, draws=draws)],
     }
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(name: str, tests: Sequence[RouteTest], routed: Sequence[Routed]) -> dict[str, Any]:
+def _figures(name: str, tests: Sequence[RouteTest], routed: Sequence[Routed], draws: int) -> dict[str, Any]:
     """Everything about one router."""
     right = metrics.exact_set([r.outcome for r in routed], [t.expected for t in tests]) > 0
     confidence = np.array([r.confidence for r in routed], np.float64)
     return {
         "router": name,
-        "metrics": _metrics(tests, routed, right, confidence),
+        "metrics": _metrics(tests, routed, right, confidence, draws),
         "calibration": _curve(confidence, right),
         "roc": _roc(tests, routed),
         "confusions": _confusions(tests, routed),
@@ -231,7 +233,7 @@ def _figures(name: str, tests: Sequence[RouteTest], routed: Sequence[Routed]) ->
 
 
 def _metrics(
-    tests: Sequence[RouteTest], routed: Sequence[Routed], right: Bools, confidence: Floats
+    tests: Sequence[RouteTest], routed: Sequence[Routed], right: Bools, confidence: Floats, draws: int
 ) -> dict[str, dict[str, Any]]:
     gold, chosen = [t.agents for t in tests], [r.agents for r in routed]
     counts = _counts(tests, routed)
@@ -244,7 +246,7 @@ def _metrics(
         if math.isnan(value):
             found[metric] = {"value": None, "ci95": None, "n": 0, "unit": UNITS.get(metric, "share")}
             return
-        low, high = metrics.bootstrap_ci95(count, statistic)
+        low, high = metrics.bootstrap_ci95(count, statistic, draws=draws)
         # the calibration error of rows that are drawn twice is larger than that of the rows
         low, high = min(low, value), max(high, value)
         ci95 = [round(low, 6), round(high, 6)]
@@ -362,7 +364,12 @@ def _wrong(test: RouteTest, found: Routed) -> dict[str, Any]:
 
 
 def compare(
-    tests: Sequence[RouteTest], first: str, other: str, results: Mapping[str, Sequence[Routed]]
+    tests: Sequence[RouteTest],
+    first: str,
+    other: str,
+    results: Mapping[str, Sequence[Routed]],
+    *,
+    draws: int = metrics.DRAWS,
 ) -> list[dict[str, Any]]:
     """How much better `other` is than `first` on the same messages, and how likely chance alone would do that.
 
@@ -373,7 +380,7 @@ def compare(
     better, worse = int((yours & ~mine).sum()), int((mine & ~yours).sum())
     difference = float(yours.mean() - mine.mean())
     pair = np.stack([yours, mine]).astype(np.float64)
-    low, high = metrics.bootstrap_ci95(len(tests), lambda t: float(pair[0, t].mean() - pair[1, t].mean()))
+    low, high = metrics.bootstrap_ci95(len(tests), lambda t: float(pair[0, t].mean() - pair[1, t].mean()), draws=draws)
     rows: list[dict[str, Any]] = [
         {
             "first": first,
@@ -391,7 +398,7 @@ def compare(
     if a[:, 1:].any() or b[:, 1:].any():
         gap = metrics.micro_f1(*b.T) - metrics.micro_f1(*a.T)
         low, high = metrics.bootstrap_ci95(
-            len(tests), lambda t: metrics.micro_f1(*b[t].T) - metrics.micro_f1(*a[t].T)
+            len(tests), lambda t: metrics.micro_f1(*b[t].T) - metrics.micro_f1(*a[t].T), draws=draws
         )
         rows.append(
             {
@@ -491,4 +498,3 @@ def parse_goal(text: str, named: Sequence[str]) -> Goal:
     if router and router not in named:
         raise UnknownNameError("router", router, tuple(named), where=f"--fail-under {text!r}")
     return Goal(router or named[0], metric, value)
-

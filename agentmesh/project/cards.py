@@ -95,18 +95,22 @@ def add_card(
     mistakes = check_project(folder, known=known, environ=environ, overlay={file: data})
     if own := [m for m in mistakes if m.file == file]:
         raise ProjectError([str(m) for m in own])
-    made = not path.parent.exists()
+    made, began = not path.parent.exists(), False
     try:
         path.parent.mkdir(exist_ok=True)
         with path.open("xb") as output:
+            began = True
             output.write(data)
     except FileExistsError as error:
         raise InputError(f"{file} exists; choose another id") from error
     except OSError as error:
+        if began:
+            with suppress(OSError):
+                path.unlink()
         if made:
             with suppress(OSError):
                 path.parent.rmdir()
-        raise InputError(f"{file} cannot be written ({_words(error)}); check the folder's permissions") from error
+        raise InputError(f"{file} cannot be written ({_words(error)}); see to that and add it again") from error
     return path, mistakes
 
 

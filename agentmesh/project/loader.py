@@ -6,6 +6,7 @@ nothing: which routers, models and conditions exist is told to it.
 
 import json
 import re
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,9 +38,12 @@ __all__ = [
     "load_project",
 ]
 
+CARD_SUFFIXES, SCENARIO_SUFFIXES = (".md",), (".yaml", ".yml")
 AGENTS, ROLES, SCENARIOS, SERVERS = "agents", "memory/roles.yaml", "scenarios", "tools/mcp.json"
 FIRST_CARD = "create agents/<id>.md that begins with the lines `---`, `description: what it answers` and `---`"
 DEFAULT_ROLE = "solver"
+DEFAULT_GRAPH = "default"
+"""What traces call the graph of a question, so that no scenario can be called so."""
 JSON_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -342,9 +346,9 @@ class _Reader:
             what = "there is no such folder" if other else "this is no mesh project, for there is no such folder"
             self._note(f"{AGENTS}/", f"{what}; {FIRST_CARD}")
             return []
-        there = [p for p in self._files(folder) if p not in self.overlay] if folder.is_dir() else []
+        there = [p for p in self._files(folder, CARD_SUFFIXES) if p not in self.overlay] if folder.is_dir() else []
         there += [p for p, data in self.overlay.items() if data is not None]
-        paths = [p for p in sorted(there) if p.suffix == ".md" and p.name.lower() != "readme.md"]
+        paths = [p for p in sorted(there) if p.suffix in CARD_SUFFIXES and p.name.lower() != "readme.md"]
         if not paths:
             self._note(f"{AGENTS}/", f"no agent is here (files that do not end in .md do not count); {FIRST_CARD}")
         self.ids = {p.stem for p in paths}
@@ -429,9 +433,9 @@ class _Reader:
     def _read_scenarios(self) -> dict[str, Scenario]:
         folder = self.folder / SCENARIOS
         scenarios: dict[str, Scenario] = {}
-        for path in self._files(folder) if folder.is_dir() else ():
+        for path in self._files(folder, SCENARIO_SUFFIXES) if folder.is_dir() else ():
             file = f"{SCENARIOS}/{path.name}"
-            if path.suffix not in (".yaml", ".yml") or (data := self._bytes(path, MAX_YAML_BYTES)) is None:
+            if path.suffix not in SCENARIO_SUFFIXES or (data := self._bytes(path, MAX_YAML_BYTES)) is None:
                 continue
             document = read_yaml(data, file)
             self.mistakes += document.mistakes
@@ -448,6 +452,9 @@ class _Reader:
             scenario = scenario_from(form, file, path.stem)
             for steps, text in self._scenario_mistakes(form, scenario):
                 self._note_in(document, file, steps, text)
+            if scenario.name == DEFAULT_GRAPH:
+                text = f"{DEFAULT_GRAPH!r} is the graph that questions take; choose another name"
+                self._note_in(document, file, ("name",), text)
             if twin := scenarios.get(scenario.name):
                 self._note_in(document, file, ("name",), f"{twin.file} is called {scenario.name!r} too; rename one")
             scenarios[scenario.name] = scenario
@@ -516,23 +523,35 @@ class _Reader:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def _files(self, folder: Path) -> list[Path]:
-        """What is no folder and not hidden, by name."""
+    def _files(self, folder: Path, suffixes: Sequence[str]) -> list[Path]:
+        """What is no folder and not hidden, by name; what only looks like one of those wanted is a mistake."""
         try:
-            return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
+            there = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+            files = [p for p in there if not p.is_dir()]
         except OSError as error:
             self._note(f"{folder.relative_to(self.folder).as_posix()}/", _unreadable(error))
             return []
+        for path in there:
+            file = path.relative_to(self.folder).as_posix()
+            if path.suffix in suffixes and path not in files:
+                self._note(f"{file}/", "is a folder, and nothing in it is read; rename it, or move its files up")
+            elif path.suffix not in suffixes and path.suffix.lower() in suffixes and path in files:
+                self._note(file, f"is not read, for its name ends in {path.suffix}; write {path.suffix.lower()}")
+        return files
 
     def _bytes(self, path: Path, most_bytes: int) -> bytes | None:
         """At most one byte more than is allowed, which `decode` then refuses; None after a mistake."""
         if (data := self.overlay.get(path)) is not None:
             return data[: most_bytes + 1]
+        name = path.relative_to(self.folder).as_posix()
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+                self._note(name, "is no plain file; put one in its place, or take it out")
+                return None
             with path.open("rb") as file:
                 return file.read(most_bytes + 1)
         except OSError as error:
-            self._note(path.relative_to(self.folder).as_posix(), _unreadable(error))
+            self._note(name, _unreadable(error))
             return None
 
     def _json(self, path: Path, file: str) -> tuple[Any] | None:

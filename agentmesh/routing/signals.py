@@ -9,13 +9,12 @@ runs. `regex` lets other threads run and stops in time.
 
 import asyncio
 import inspect
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import numpy as np
 import regex
@@ -67,11 +66,10 @@ Detector = Callable[[str], Any]
 found (empty: nothing). May be async; one that is not runs in a thread."""
 
 Language = Literal[
-    "ar", "de", "el", "en", "es", "fa", "fr", "he", "hi", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "uk", "zh"
-]
-LANGUAGES: tuple[Language, ...] = (
-    "ar", "de", "el", "en", "es", "fa", "fr", "he", "hi", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "uk", "zh",
-)  # fmt: skip
+    "ar", "de", "el", "en", "es", "fa", "fr", "he", "hi", "it",
+    "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "uk", "zh",
+]  # fmt: skip
+LANGUAGES: tuple[Language, ...] = get_args(Language)
 """ISO 639-1 codes that `language_confidence` knows."""
 
 
@@ -100,7 +98,7 @@ class ConditionSpec(Frozen):
 
     @model_validator(mode="after")
     def _one_key(self) -> "ConditionSpec":
-        if len(self.model_fields_set) != 1:
+        if sum(key is not None for key in (self.signal, self.all, self.any, self.not_)) != 1:
             raise ValueError("needs exactly one of `all`, `any`, `not`, or the name of a signal")
         return self
 
@@ -158,7 +156,9 @@ def judged(condition: ConditionSpec, readings: Mapping[str, Reading]) -> Held:
     return Held(matched, confidence, tuple(dict.fromkeys(n for part in holding for n in part.by)) if matched else ())
 
 
-def named_in(condition: ConditionSpec, steps: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def named_in(
+    condition: ConditionSpec, steps: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Every signal that a condition names, with the path of keys to it."""
     if condition.signal is not None:
         yield steps, condition.signal
@@ -224,8 +224,8 @@ class SignalSpec(Frozen):
     language: Annotated[
         tuple[Language, ...], BeforeValidator(_listed, json_schema_input_type=Language | tuple[Language, ...])
     ] = ()
-    """One or several ISO 639-1 codes. By script and frequent small words: a text of fewer than two such words, of names
-    or of code says nothing, and close relatives that are not known (Danish, Bulgarian) are taken for their neighbours."""
+    """One or several ISO 639-1 codes. By script and frequent small words: a text of fewer than two such words, or of
+    names or code, says nothing; relatives that are not known (Danish, Bulgarian) are taken for their neighbours."""
     min_chars: int | None = Field(default=None, ge=0)
     """Characters of the message, blank space at the ends not counted."""
     max_chars: int | None = Field(default=None, ge=0)
@@ -255,7 +255,9 @@ class SignalSpec(Frozen):
             try:
                 empty = cast("Any", regex).compile(pattern).search("", timeout=SEARCH_S)
             except (regex.error, ValueError, OverflowError, RecursionError, MemoryError, TimeoutError) as error:
-                raise ValueError(f"{shown!r} does not compile: {error}; correct it, best between single quotes") from error
+                raise ValueError(
+                    f"{shown!r} does not compile: {error}; correct it, best between single quotes"
+                ) from error
             if empty:
                 raise ValueError(f"{shown!r} matches the empty text, so always; let it ask for one character at least")
         return patterns
@@ -270,17 +272,13 @@ class SignalSpec(Frozen):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "SignalSpec":
-        given = self.model_fields_set
-        kinds = [k for k in _KINDS if k in given or (k in _BARE and given & set(_KINDS[k]))]
+        kinds = self._kinds
         if len(kinds) != 1:
             known = ", ".join(f"`{k}`" for k in _KINDS if k not in _BARE)
             said = f"has {' and '.join(kinds)}" if kinds else "says nothing"
             raise ValueError(f"{said}; give exactly one of {known}, characters or turns")
-        kind = kinds[0]
-        if kind not in _BARE and not getattr(self, kind):
-            raise ValueError(f"`{kind}` is empty; give one entry at least")
-        if wrong := sorted(given - {kind, *_KINDS[kind]}):
-            raise ValueError(f"`{wrong[0]}` does not belong to `{kind}`; take it out")
+        if wrong := sorted(self._given - {kinds[0], *_KINDS[kinds[0]]}):
+            raise ValueError(f"`{wrong[0]}` does not belong to `{kinds[0]}`; take it out")
         if self.needed > len({_tokens(k) for k in self.keywords} or {()}):
             raise ValueError(f"`needed` is {self.needed}, but there are only {len(self.keywords)} keywords")
         for least, most, unit in ((self.min_chars, self.max_chars, "chars"), (self.min_turns, self.max_turns, "turns")):
@@ -291,15 +289,26 @@ class SignalSpec(Frozen):
     @property
     def kind(self) -> str:
         """What is read off: a key, `length` or `turns`."""
-        given = self.model_fields_set
-        return next(k for k in _KINDS if k in given or (k in _BARE and given & set(_KINDS[k])))
+        return self._kinds[0]
+
+    @property
+    def _given(self) -> set[str]:
+        return {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+
+    @property
+    def _kinds(self) -> list[str]:
+        given = self._given
+        return [k for k in _KINDS if k in given or (k in _BARE and given & set(_KINDS[k]))]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+_REDACTOR = Redactor()
+
+
 def _secret(text: str) -> bool:
-    return Redactor().text(text) != text
+    return _REDACTOR.text(text) != text
 
 
 OWN_DETECTORS: Mapping[str, Detector] = {"secret": _secret}
@@ -310,7 +319,7 @@ class SignalReader:
     """Reads the signals of a rule file off requests.
 
     Args:
-        specs: By name.
+        specs: By name; conditions among them name only these and do not need themselves (`RuleBook` checks that).
         embedder: For `like`.
         detectors: By the name that `detector` has.
 
@@ -447,18 +456,22 @@ class SignalReader:
                 async with asyncio.timeout(DETECT_S):
                     if inspect.iscoroutinefunction(detector):
                         said: object = await detector(text)
+                    elif detector is _secret and len(text) <= INLINE_CHARS:
+                        said = _secret(text)
                     else:
                         said = await asyncio.to_thread(detector, text)
                         if inspect.isawaitable(said):
                             said = await said
-                surest = max(surest, _confidence(said))
+                surest = max(surest, _confidence(name, said))
         except TimeoutError:
             raise RoutingError(
                 f"the signal {name!r} could not be read: its detector did not answer within {DETECT_S:g} s"
             ) from None
+        except RoutingError:
+            raise
         except Exception as error:
-            said = str(error) if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
-            raise RoutingError(f"the signal {name!r} could not be read: {said}") from error
+            why = str(error) if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
+            raise RoutingError(f"the signal {name!r} could not be read: {why}") from error
         return surest
 
 
@@ -479,28 +492,29 @@ def _within(value: int, least: int | None, most: int | None) -> Reading:
 
 
 def _named(name: str | None, patterns: Sequence[str]) -> Reading:
-    found = tuple(p for p in patterns if name is not None and fnmatchcase(name, p))
+    shapes = {p: p.replace("[", "[[]").replace("?", "[?]") for p in patterns}  # only `*` is special here
+    found = tuple(p for p, shape in shapes.items() if name is not None and fnmatchcase(name, shape))
     return Reading(float(bool(found)), bool(found), found)
 
 
-def _nearest(row: NDArray[np.float32], like: Sequence[NDArray[np.float32]], unlike: Sequence[NDArray[np.float32]]) -> float:
+def _nearest(
+    row: NDArray[np.float32], like: Sequence[NDArray[np.float32]], unlike: Sequence[NDArray[np.float32]]
+) -> float:
     """The greatest cosine to `like`, vectors of unit length; 0 if one of `unlike` is as near."""
     near = float(max(row @ phrase for phrase in like))
     return near if not unlike or near > float(max(row @ phrase for phrase in unlike)) else 0.0
 
 
-def _confidence(said: object) -> float:
-    """What a detector says, as a number."""
+def _confidence(signal: str, said: object) -> float:
+    """What a detector says, as a number; `RoutingError` if it says something else."""
     if said is None:
         return 0.0
-    if isinstance(said, int | float | np.floating | np.integer):
-        number = float(said)
-        if math.isnan(number) or not 0 <= number <= 1:
-            raise ValueError(f"its detector said {number:g}, not a number from 0 to 1")
-        return number
+    if isinstance(said, int | float) and 0 <= said <= 1:  # NumPy's 64-bit floats are among them
+        return float(said)
     if isinstance(said, Sized) and not isinstance(said, str | bytes):
         return float(len(said) > 0)
-    raise ValueError(f"its detector said {type(said).__name__}, not a number from 0 to 1")
+    what = f"{said:g}" if isinstance(said, int | float) else type(said).__name__
+    raise RoutingError(f"the signal {signal!r} could not be read: its detector said {what}, not a number from 0 to 1")
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -563,24 +577,24 @@ _LETTERS = {script: re.compile(f"[{span}]") for script, span in _SCRIPTS.items()
 _ONE_LANGUAGE: dict[str, Language] = {"greek": "el", "hebrew": "he", "devanagari": "hi", "thai": "th", "hangul": "ko"}
 _UKRAINIAN, _PERSIAN = re.compile("[іїєґ]"), re.compile("[پچژگ]")
 _SMALL_WORDS: dict[Language, str] = {
-    "en": "the and is are was of to in for you my what how where when why it this that not with on have can do does i me "
-    "please would be from your there which who",
-    "de": "der die das und ist sind war ich nicht ein eine einen mein meine meinen wie was wo wann warum für mit auf zu von "
-    "im den dem es sie wir kann bitte haben habe wird noch auch",
-    "fr": "le la les et est sont je ne pas un une mon ma mes comment quoi où quand pourquoi pour avec sur de du des que qui "
-    "vous nous il elle dans ce cette puis peux bonjour merci",
-    "es": "el la los las y es son yo no un una mi mis cómo como qué dónde cuándo por para con en de del que se lo está "
-    "puedo quiero hola gracias mañana",
-    "it": "il lo la gli le e è sono io non un una mio mia come cosa dove quando perché per con su di del della che si "
-    "posso vorrei questo ciao grazie",
-    "pt": "o a os as e é são eu não um uma meu minha como onde quando porque para com em de do da que se você está posso "
-    "quero olá obrigado obrigada",
-    "nl": "de het een en is zijn ik niet mijn hoe wat waar wanneer waarom voor met op te van dat je we kan kunt heb hebben "
-    "wordt nog ook graag",
-    "sv": "och är jag inte en ett min mitt mina hur vad var när varför för med på att det som den vi kan har till av om "
-    "snälla tack",
-    "pl": "i jest są ja nie mój moja moje jak co gdzie kiedy dlaczego dla z na do że to się czy mam mogę proszę w od "
-    "dziękuję",
+    "en": "the and is are was of to in for you my what how where when why it this that not with on have can do "
+    "does i me please would be from your there which who",
+    "de": "der die das und ist sind war ich nicht ein eine einen mein meine meinen wie was wo wann warum für "
+    "mit auf zu von im den dem es sie wir kann bitte haben habe wird noch auch",
+    "fr": "le la les et est sont je ne pas un une mon ma mes comment quoi où quand pourquoi pour avec sur de du "
+    "des que qui vous nous il elle dans ce cette puis peux bonjour merci",
+    "es": "el la los las y es son yo no un una mi mis cómo como qué dónde cuándo por para con en de del que se "
+    "lo está puedo quiero hola gracias mañana",
+    "it": "il lo la gli le e è sono io non un una mio mia come cosa dove quando perché per con su di del della "
+    "che si posso vorrei questo ciao grazie",
+    "pt": "o a os as e é são eu não um uma meu minha como onde quando porque para com em de do da que se você "
+    "está posso quero olá obrigado obrigada",
+    "nl": "de het een en is zijn ik niet mijn hoe wat waar wanneer waarom voor met op te van dat je we kan kunt "
+    "heb hebben wordt nog ook graag",
+    "sv": "och är jag inte en ett min mitt mina hur vad var när varför för med på att det som den vi kan har "
+    "till av om snälla tack",
+    "pl": "i jest są ja nie mój moja moje jak co gdzie kiedy dlaczego dla z na do że to się czy mam mogę proszę "
+    "w od dziękuję",
 }
 _WEIGHTS: dict[str, dict[Language, float]] = {}
 for _language, _listed_words in _SMALL_WORDS.items():
@@ -617,4 +631,5 @@ def language_confidence(text: str) -> dict[Language, float]:
             counts[language] = counts.get(language, 0.0) + weight
     latin = max(0.0, 1.0 - sum(shares.values())) * min(1.0, hits / 2)
     total = sum(counts.values())
-    return sure | {language: latin * count / total for language, count in counts.items()}
+    sure.update({language: latin * count / total for language, count in counts.items()})
+    return sure

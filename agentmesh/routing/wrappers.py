@@ -37,7 +37,10 @@ __all__ = [
     "at_most_router",
     "breaker_router",
     "cached_router",
+    "close_all",
     "fallback_router",
+    "hand_on_outcome",
+    "hand_on_record",
     "inner_router",
     "shadow_router",
 ]
@@ -108,15 +111,15 @@ class FallbackRouter:
 
     def record(self, agent: str, ok: bool) -> None:
         """Hand on how a call went."""
-        _record(self._steps, agent, ok)
+        hand_on_record(self._steps, agent, ok)
 
     async def learn(self, outcome: Outcome) -> bool:
         """Hand on what a run taught; whether anybody learns."""
-        return await _learn(self._steps, outcome)
+        return await hand_on_outcome(self._steps, outcome)
 
     async def aclose(self) -> None:
         """Free what the steps hold. May be called twice."""
-        await _close(self._steps)
+        await close_all(self._steps)
 
 
 def fallback_router(
@@ -186,15 +189,15 @@ class AtMostRouter:
 
     def record(self, agent: str, ok: bool) -> None:
         """Hand on how a call went."""
-        _record([self._inner], agent, ok)
+        hand_on_record([self._inner], agent, ok)
 
     async def learn(self, outcome: Outcome) -> bool:
         """Hand on what a run taught; whether anybody learns."""
-        return await _learn([self._inner], outcome)
+        return await hand_on_outcome([self._inner], outcome)
 
     async def aclose(self) -> None:
         """Free what the inner router holds. May be called twice."""
-        await _close([self._inner])
+        await close_all([self._inner])
 
 
 def at_most_router(
@@ -262,17 +265,17 @@ class CachedRouter:
 
     def record(self, agent: str, ok: bool) -> None:
         """Hand on how a call went."""
-        _record([self._inner], agent, ok)
+        hand_on_record([self._inner], agent, ok)
 
     async def learn(self, outcome: Outcome) -> bool:
         """Hand on what a run taught. Where the inner router learns, what it decided before is forgotten."""
-        if learns := await _learn([self._inner], outcome):
+        if learns := await hand_on_outcome([self._inner], outcome):
             self.clear()
         return learns
 
     async def aclose(self) -> None:
         """Free what the inner router holds. May be called twice."""
-        await _close([self._inner])
+        await close_all([self._inner])
 
     def _keep(self, key: str, decision: RoutingDecision) -> None:
         self._kept[key] = (self._clock.monotonic(), decision.model_copy(deep=True))
@@ -350,7 +353,7 @@ class CircuitBreakerRouter:
 
     def record(self, agent: str, ok: bool) -> None:
         """Take in how a call of this agent went. What the agent said does not matter, only whether it could."""
-        _record([self._inner], agent, ok)
+        hand_on_record([self._inner], agent, ok)
         if ok:
             self._failing.pop(agent, None)
             return
@@ -364,7 +367,7 @@ class CircuitBreakerRouter:
 
     async def learn(self, outcome: Outcome) -> bool:
         """Hand on what a run taught; a good answer is none of the breaker's business, a call that works is."""
-        return await _learn([self._inner], outcome)
+        return await hand_on_outcome([self._inner], outcome)
 
     def left_out(self) -> dict[str, float]:
         """Agents that are left out now, with the seconds until each is tried again."""
@@ -377,23 +380,24 @@ class CircuitBreakerRouter:
         now = self._clock.monotonic()
         out: dict[str, str] = {}
         waits: list[float] = []
-        for card in request.cards:
+        for card in request.cards if self._failing else ():
             if (wait := self._wait(card.id, now)) > 0 and card.id not in out:
                 failures = self._failing[card.id].failures
                 out[card.id] = f"left out: failed {failures} times in a row, tried again in {wait:.0f} s"
                 waits.append(wait)
         cards = tuple(c for c in request.cards if c.id not in out) if out else request.cards
         probes = self._probes(cards, now)
-        if any(not c.shadow for c in request.cards) and all(c.shadow for c in cards):
+        if out and any(not c.shadow for c in request.cards) and all(c.shadow for c in cards):
             raise RoutingError(
                 f"every agent is left out after failures; the next is tried again in {min(waits):.0f} s, ask then"
             )
-        decision: RoutingDecision | None = None
+        working: tuple[str, ...] = ()
         try:
             decision = await self._inner.route(request.model_copy(update={"cards": cards}) if out else request, ctx)
+            working = decision.agents
         finally:
             for agent in probes:  # only who works is a probe
-                if decision is None or agent not in decision.agents:
+                if agent not in working:
                     self._release(agent)
         missing = [
             Candidate(agent=agent, score=0.0, chosen=False, reason=reason)
@@ -407,7 +411,7 @@ class CircuitBreakerRouter:
 
     async def aclose(self) -> None:
         """Free what the inner router holds. May be called twice."""
-        await _close([self._inner])
+        await close_all([self._inner])
 
     def _wait(self, agent: str, now: float) -> float:
         """Seconds until this agent may be a candidate; 0: it may."""
@@ -527,19 +531,21 @@ class ShadowRouter:
 
     def record(self, agent: str, ok: bool) -> None:
         """Hand on how a call went, to both."""
-        _record([self._inner, self._shadow], agent, ok)
+        hand_on_record([self._inner, self._shadow], agent, ok)
 
     async def learn(self, outcome: Outcome) -> bool:
         """Hand on what a run taught, to the first router only: the shadow did not make that decision."""
-        return await _learn([self._inner], outcome)
+        return await hand_on_outcome([self._inner], outcome)
 
     async def aclose(self) -> None:
         """Stop the shadows and free what both routers hold. May be called twice."""
-        pending = tuple(self._pending)
+        here = asyncio.get_running_loop()
+        pending = [task for task in self._pending if task.get_loop() is here]  # those of an ended loop ended with it
+        self._pending.clear()
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        await _close([self._inner, self._shadow])
+        await close_all([self._inner, self._shadow])
 
     async def _compare(self, decision: RoutingDecision, request: RouteRequest, ctx: RunContext) -> None:
         other: RoutingDecision | None = None
@@ -642,14 +648,15 @@ def _strangers(decision: RoutingDecision, request: RouteRequest) -> list[str]:
     return [agent for agent in decision.agents if agent not in known]
 
 
-def _record(routers: Iterable[Router], agent: str, ok: bool) -> None:
+def hand_on_record(routers: Iterable[Router], agent: str, ok: bool) -> None:
+    """Tell the routers that listen how a call of an agent went."""
     for router in routers:
         record = getattr(router, "record", None)
         if record is not None:
             record(agent, ok)
 
 
-async def _learn(routers: Iterable[Router], outcome: Outcome) -> bool:
+async def hand_on_outcome(routers: Iterable[Router], outcome: Outcome) -> bool:
     """Tell those that can learn; whether any did. One of ours that only hands on says False."""
     learns = False
     for router in routers:
@@ -660,7 +667,8 @@ async def _learn(routers: Iterable[Router], outcome: Outcome) -> bool:
     return learns
 
 
-async def _close(routers: Iterable[Router]) -> None:
+async def close_all(routers: Iterable[Router]) -> None:
+    """Close those that hold something open."""
     for router in routers:
         close = getattr(router, "aclose", None)
         if close is not None:

@@ -256,7 +256,7 @@ class Cassette:
     def _read(self) -> list[Call]:
         again = "record it anew with mode='record' (pytest: --cassette=record)"
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise CassetteError(
                 f"{self.path} does not exist; record it with mode='record' (pytest: --cassette=record)"
@@ -281,6 +281,8 @@ class Cassette:
                     calls.append(call_of(cast("dict[str, Any]", fields)))
             except (ValueError, TypeError, KeyError) as error:
                 raise CassetteError(f"{self.path}:{number} is damaged ({reason_of(error)}); {again}") from error
+            except RecursionError:
+                raise CassetteError(f"{self.path}:{number} is damaged (it is nested too deeply); {again}") from None
         return calls
 
     def _check_version(self, header: Mapping[str, Any]) -> None:
@@ -372,6 +374,8 @@ class CassetteModel:
         *,
         name: str | None = None,
     ) -> None:
+        if inner is not None and not isinstance(inner, ChatModel):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CassetteError(f"{type(inner).__name__} is no model; give an object with `info`, `complete`, `stream`")
         self.cassette = _cassette_of(cassette, mode)
         self._inner = inner
         self._info = inner.info if inner is not None else self._recorded_info(name)
@@ -454,6 +458,8 @@ class CassetteToolset:
         *,
         name: str = "tools",
     ) -> None:
+        if inner is not None and not isinstance(inner, Toolset):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CassetteError(f"{type(inner).__name__} is no toolset; give an object with `list_tools` and `call`")
         self.cassette = _cassette_of(cassette, mode)
         self._inner, self._name = inner, name
 
