@@ -5,11 +5,13 @@ import contextlib
 import inspect
 import os
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from pydantic import BaseModel
 
 from agentmesh.agents import refiners
 from agentmesh.agents.base import Agent, Refiner
@@ -19,7 +21,7 @@ from agentmesh.context.base import ContextRouter
 from agentmesh.database import Database
 from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
 from agentmesh.graphs import GraphSpec
-from agentmesh.guardrails import Guardrail, check_guardrail, open_guardrails
+from agentmesh.guardrails import PASSED, Guardrail, check_guardrail, open_guardrails
 from agentmesh.journal import JOURNAL_TABLES, DatabaseJournal
 from agentmesh.memory.arrays import ArrayStore
 from agentmesh.memory.base import MemoryStore
@@ -33,12 +35,10 @@ from agentmesh.models.weights import find_weights
 from agentmesh.project.loader import KnownNames, Mistake, Project, check_project, load_project
 from agentmesh.routing import routers
 from agentmesh.routing.base import Router
-from agentmesh.run import Journal, Limits, SystemClock
+from agentmesh.run import Journal, Limits, SystemClock, loose_context
 from agentmesh.runtime.conditions import CONDITIONS
 from agentmesh.runtime.graph import AgentGraph
-from agentmesh.runtime.graph_agent import GraphAgent, card_of_graph, is_graph
 from agentmesh.runtime.locks import resuming_alone
-from agentmesh.runtime.mesh import Mesh, Services, close_all
 from agentmesh.runtime.nodes import Parts
 from agentmesh.runtime.recent import RecentRuns
 from agentmesh.runtime.threads import THREAD_TABLES, DatabaseThreads, MemoryThreads
@@ -53,6 +53,9 @@ from agentmesh.trace.redact import Redactor, secret_values
 from agentmesh.trace.store import TRACE_TABLES, TraceStore
 from agentmesh.types import AgentCard, MemoryKind, RolePolicy
 
+if TYPE_CHECKING:  # LangGraph takes a second to import, and most commands need none of it
+    from agentmesh.runtime.mesh import Mesh, Services
+
 __all__ = [
     "KnowledgeWarning",
     "build_mesh",
@@ -63,6 +66,7 @@ __all__ = [
     "mesh_of",
     "open_ledger",
     "open_project",
+    "open_routers",
     "open_trace",
 ]
 
@@ -71,6 +75,7 @@ class KnowledgeWarning(UserWarning):
     """A knowledge file, or a part of one, was left out; the text says which and how to mend it."""
 
 
+V = TypeVar("V", bound=BaseModel)
 Progress = Callable[[int, int, str], None]
 """Told how far a long piece of work is: done, total, name of the present part."""
 
@@ -81,7 +86,7 @@ def load_mesh(
     progress: Progress | None = None,
     environ: Mapping[str, str] | None = None,
     **overrides: Any,
-) -> Mesh:
+) -> "Mesh":
     """The mesh of a project folder. Nothing is opened before its first use.
 
     Args:
@@ -103,7 +108,7 @@ def open_project(folder: str | Path = ".", *, environ: Mapping[str, str] | None 
     return load_project(Path(folder), known=known_names(), environ=environ, overrides=overrides)
 
 
-def mesh_of(project: Project, *, progress: Progress | None = None) -> Mesh:
+def mesh_of(project: Project, *, progress: Progress | None = None) -> "Mesh":
     """The mesh of a project that was read; its scenarios are graphs by their names."""
     most = project.settings.routing.max_agents
     graphs = {name: scenario.to_graph_spec(max_agents=most) for name, scenario in project.scenarios.items()}
@@ -124,12 +129,12 @@ def build_mesh(
     guardrails: Sequence[Guardrail | Callable[..., Any]] = (),
     graphs: Mapping[str, AgentGraph | GraphSpec] | None = None,
     max_agents: int = 3,
-    limits: Limits | None = None,
+    limits: Limits | Mapping[str, Any] | None = None,
     budgets: BudgetSettings | Mapping[str, Any] | None = None,
     home: str | Path | None = None,
     store: MemoryStore | None = None,
     sink: TraceSink | None = None,
-) -> Mesh:
+) -> "Mesh":
     """A mesh from Python values; no project folder is needed.
 
     Args:
@@ -153,8 +158,10 @@ def build_mesh(
         sink: A taker of events; None: the trace store, where there is a `home`.
 
     Raises:
-        ConfigError: If a name is not known, two agents share an id, or something is not an agent.
+        ConfigError: If a name is not known, two agents share an id, or something is not what its argument takes.
     """
+    _check_collections(agents, tools, guardrails, graphs, roles, knowledge)
+    _check_parts(router=router, context=context, refiner=refiner, embedder=embedder, store=store, sink=sink)
     made = [_agent_of(agent) for agent in agents]
     if not made:
         raise ConfigError("a mesh needs at least one agent; give a card, an `Agent`, a function, or a compiled graph")
@@ -164,6 +171,9 @@ def build_mesh(
         raise ConfigError(f"two agents are called {repeated[0]!r}; rename one")
     models = dict(model) if isinstance(model, Mapping) else {"default": model}
     given_models = {k: v for k, v in models.items() if not isinstance(v, str)}
+    for name, one in given_models.items():
+        if not isinstance(one, ChatModel):
+            raise ConfigError(f"model {name!r}: {_lacks(one, ChatModel)}")
     named = {k: ModelSettings(model=v) for k, v in models.items() if isinstance(v, str)}
     for name, spec in named.items():
         check_model_spec(spec.model, where=f"model {name!r}")
@@ -171,9 +181,9 @@ def build_mesh(
         models=named or {"default": ModelSettings(model="scripted")},
         durable=home is not None,
         home=Path(home) if home is not None else Path(".agentmesh"),
-        limits=limits or Limits(),
+        limits=_valued(Limits, limits or {}, "limits"),
         budgets=_budgets_of(budgets, ids),
-        routing=RoutingSettings(max_agents=max_agents),
+        routing=_valued(RoutingSettings, {"max_agents": max_agents}, ""),
     )
     every_role = {"solver": RolePolicy(), **{name: _role_of(name, role) for name, role in (roles or {}).items()}}
     for card in cards:
@@ -205,6 +215,11 @@ def build_mesh(
     )
     for card in cards:
         if card.model not in models and card.id not in given.agents:
+            if card.model == "default":
+                known = ", ".join(sorted(models)) or "none"
+                raise ConfigError(
+                    f"agent {card.id!r} names no model, and there is no 'default' in `model` ({known}); add one"
+                )
             check_model_spec(card.model, where=f"agent {card.id!r}")
     if isinstance(knowledge, str | Path) and not Path(knowledge).is_dir():
         raise ConfigError(f"knowledge={str(knowledge)!r} is no folder; give a folder, or a list of texts")
@@ -229,7 +244,18 @@ def known_names() -> KnownNames:
         conditions=frozenset(CONDITIONS),
         check_model=check_model_spec,
         check_guardrail=check_guardrail,
+        check_router=_check_router,
     )
+
+
+def _check_router(settings: MeshSettings, name: str, folder: Path) -> None:
+    """Raise `ConfigError` unless these settings make a router of that name; nothing is asked or loaded."""
+    try:
+        _Routers(settings, None, _Models(settings, {}), open_embedder(settings.memory.embedder), folder).of(name)
+    except ConfigError:
+        raise
+    except MeshError:  # a key or weights that are not here: no mistake of a file
+        return
 
 
 def check_folder(folder: str | Path, *, environ: Mapping[str, str] | None = None) -> list[Mistake]:
@@ -249,8 +275,10 @@ def _knowledge_mistakes(project: Project) -> list[Mistake]:
             except OSError as error:
                 found.append(Mistake(f"{where}/{name}", None, "", f"cannot be read: {error.strerror}"))
                 continue
-            texts = (text.removeprefix(f"{name}:").strip() for text in read.mistakes)
-            found += [Mistake(f"{where}/{name}", None, "", text) for text in texts]
+            for text in read.mistakes:
+                line, _, words = (told := text.removeprefix(f"{name}:").strip()).partition(": ")
+                placed = (int(line), words) if line.isdecimal() else (None, told)
+                found.append(Mistake(f"{where}/{name}", placed[0], "", placed[1]))
     return found
 
 
@@ -288,6 +316,18 @@ async def open_ledger(folder: str | Path, *, environ: Mapping[str, str] | None =
         yield Ledger(settings.budgets, db)
     finally:
         await db.aclose()
+
+
+@contextlib.asynccontextmanager
+async def open_routers(project: Project) -> AsyncGenerator[Callable[[str | None], Router]]:
+    """The routers of a project by name; None: its own. Opens no memory and no state folder."""
+    models = _Models(project.settings, {})
+    choosers = _Routers(project.settings, None, models, open_embedder(project.settings.memory.embedder), project.folder)
+    try:
+        yield choosers.of
+    finally:
+        await choosers.aclose()
+        await models.aclose()
 
 
 def describe_models(project: Project) -> list[dict[str, Any]]:
@@ -334,12 +374,14 @@ def _mesh(
     project: Project | None = None,
     given: _Given | None = None,
     progress: Progress | None = None,
-) -> Mesh:
+) -> "Mesh":
+    from agentmesh.runtime.mesh import Mesh
+
     guards = open_guardrails(
         settings.guardrails, given.guardrails if given else (), secrets=secret_values(os.environ, names=_keys(settings))
     )
 
-    async def open_all(closers: list[Callable[[], Awaitable[None]]]) -> Services:
+    async def open_all(closers: list[Callable[[], Awaitable[None]]]) -> "Services":
         services = await _open_all(settings, cards, roles, project, given, progress, closers)
         services.parts = replace(services.parts, guardrails=guards)
         return services
@@ -354,8 +396,10 @@ def _mesh(
     )
 
 
-async def _open(open_all: Callable[[list[Callable[[], Awaitable[None]]]], Awaitable[Services]]) -> Services:
+async def _open(open_all: "Callable[[list[Callable[[], Awaitable[None]]]], Awaitable[Services]]") -> "Services":
     """Open everything a mesh needs; what was opened is closed again if something fails."""
+    from agentmesh.runtime.mesh import close_all
+
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
         return await open_all(closers)
@@ -373,7 +417,9 @@ async def _open_all(
     given: _Given | None,
     progress: Progress | None,
     closers: list[Callable[[], Awaitable[None]]],
-) -> Services:
+) -> "Services":
+    from agentmesh.runtime.mesh import Services
+
     clock = SystemClock()
     home = (project.folder if project else Path()) / settings.home
     models = _Models(settings, given.models if given else {})
@@ -403,7 +449,7 @@ async def _open_all(
             store = ArrayStore(embedder.name, embedder.dimensions)
         closers.append(store.aclose)
     writer = MemoryWriter(store, embedder, clock=clock)
-    choosers = _Routers(settings, given, models, embedder)
+    choosers = _Routers(settings, given, models, embedder, project.folder if project else None)
     closers.append(choosers.aclose)
     parts = _parts(settings, cards, roles, given, models, choosers, embedder, store, writer)
     parts.router(None)  # a router that cannot be made is said before anything runs
@@ -507,7 +553,14 @@ def _parts(
 class _Routers:
     """The routers of a mesh, made when first named; of two of one name there is one."""
 
-    def __init__(self, settings: MeshSettings, given: _Given | None, models: "_Models", embedder: Embedder) -> None:
+    def __init__(
+        self,
+        settings: MeshSettings,
+        given: _Given | None,
+        models: "_Models",
+        embedder: Embedder,
+        folder: Path | None = None,
+    ) -> None:
         self._settings = settings.routing
         self._default: str | Router = given.router if given else settings.routing.router
         self._made: dict[str, Router] = {}
@@ -517,6 +570,8 @@ class _Routers:
                 "embedder": lambda: embedder,
                 "model": lambda: models.named(settings.routing.model),
                 "router_of": lambda: self.of,
+                "folder": lambda: folder,
+                "detectors": _detectors,
             }
         )
 
@@ -550,6 +605,19 @@ class _Routers:
             close = getattr(router, "aclose", None)
             if close is not None:
                 await close()
+
+
+def _detectors() -> dict[str, Callable[[str], Any]]:
+    """What rules may ask of a text beside what routing finds itself: the detectors of the guardrails."""
+    from agentmesh.guardrails.injection import injection_signs
+    from agentmesh.guardrails.personal import PersonalRule
+
+    personal = PersonalRule(action="flag")
+
+    async def names_somebody(text: str) -> bool:
+        return await personal.check(text, loose_context()) is not PASSED
+
+    return {"injection": injection_signs, "personal": names_somebody}
 
 
 class _Offered(Mapping[str, Any]):
@@ -685,13 +753,75 @@ def _keys(settings: MeshSettings) -> list[str]:
 
 def _budgets_of(given: BudgetSettings | Mapping[str, Any] | None, agents: Sequence[str]) -> BudgetSettings:
     """Budgets as values, or as the settings write them; `ConfigError` if they are wrong."""
-    if not isinstance(given, BudgetSettings):
-        made, mistakes = validated(BudgetSettings, given or {})
-        if made is None:
-            raise ConfigError("; ".join(f"{dotted(('budgets', *steps))}: {text}" for steps, text in mistakes))
-        given = made
-    check_agents(given, agents)
-    return given
+    made = _valued(BudgetSettings, {} if given is None else given, "budgets")
+    check_agents(made, agents)
+    return made
+
+
+def _valued(kind: type[V], given: V | Mapping[str, Any], where: str) -> V:
+    """A value as one, or as the settings write it; `ConfigError` if it is wrong."""
+    if isinstance(given, kind):
+        return given
+    made, mistakes = validated(kind, cast("Mapping[str, Any]", given))
+    if made is None:
+        first = (where,) if where else ()
+        raise ConfigError("; ".join(f"{dotted((*first, *steps))}: {text}" for steps, text in mistakes))
+    return made
+
+
+def _check_parts(**parts: Any) -> None:
+    """Raise `ConfigError` unless each of them is a name, None where that may be, or satisfies its protocol."""
+    kinds: dict[str, type] = {
+        "router": Router,
+        "context": ContextRouter,
+        "refiner": Refiner,
+        "embedder": Embedder,
+        "store": MemoryStore,
+        "sink": TraceSink,
+    }
+    for name, part in parts.items():
+        may_be: tuple[type, ...] = (type(None),) if name in ("store", "sink") else (str,)
+        if not isinstance(part, (*may_be, kinds[name])):
+            raise ConfigError(f"{name}: {_lacks(part, kinds[name])}")
+
+
+def _lacks(part: object, protocol: type) -> str:
+    """`int is no Router; it lacks name, route`."""
+    members = {*vars(protocol), *getattr(protocol, "__annotations__", {})}
+    lacking = sorted(m for m in members if not m.startswith("_") and not hasattr(part, m))
+    what = "a class; give an object of it" if isinstance(part, type) else f"no {protocol.__name__}"
+    return f"{getattr(part, '__name__', type(part).__name__)} is {what}" + (
+        f"; it lacks {', '.join(lacking)}" if lacking else ""
+    )
+
+
+def _check_collections(
+    agents: object, tools: object, guardrails: object, graphs: object, roles: object, knowledge: object
+) -> None:
+    """Raise `ConfigError` where one thing stands for a list of them, or the other way round."""
+    if isinstance(agents, AgentCard | Agent | Mapping) or not isinstance(agents, Iterable):
+        raise ConfigError(f"agents takes a list, not {type(agents).__name__}; write [agent]")
+    if isinstance(guardrails, str | Mapping) or not isinstance(guardrails, Iterable):
+        raise ConfigError(f"guardrails takes a list, not {type(guardrails).__name__}; write [guardrail]")
+    for name, given, form in (
+        ("tools", tools, '{"server": [function, ...]}'),
+        ("graphs", graphs, '{"name": graph}'),
+        ("roles", roles, '{"name": RolePolicy(...)}'),
+    ):
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigError(f"{name} takes names and what they stand for, not {type(given).__name__}; write {form}")
+    for name, functions in cast("Mapping[str, object]", tools or {}).items():
+        if not isinstance(functions, Toolset) and (isinstance(functions, str) or not isinstance(functions, Iterable)):
+            raise ConfigError(f"tools {name!r}: give a toolset or a list of functions, not {type(functions).__name__}")
+    for name, graph in cast("Mapping[str, object]", graphs or {}).items():
+        if not isinstance(graph, AgentGraph | GraphSpec):
+            raise ConfigError(f"graph {name!r}: {type(graph).__name__} is no graph; give an AgentGraph or a GraphSpec")
+    if not isinstance(knowledge, str | Path):
+        if not isinstance(knowledge, Iterable):
+            raise ConfigError(f"knowledge takes a folder or a list of texts, not {type(knowledge).__name__}")
+        for text in cast("Collection[object]", knowledge) if isinstance(knowledge, Collection) else ():
+            if not isinstance(text, str):
+                raise ConfigError(f"knowledge: {type(text).__name__} is no text; give a folder, or a list of texts")
 
 
 def _readiness(spec: str) -> str:
@@ -715,6 +845,8 @@ def _make_home(home: Path) -> None:
 def _agent_of(agent: AgentCard | Agent | Callable[..., Any]) -> AgentCard | Agent:
     if isinstance(agent, AgentCard | Agent):
         return agent
+    from agentmesh.runtime.graph_agent import GraphAgent, card_of_graph, is_graph
+
     if is_graph(agent):
         return GraphAgent(card_of_graph(agent), agent)
     if callable(agent) and hasattr(agent, "__name__"):
@@ -736,7 +868,9 @@ def _role_of(name: str, role: RolePolicy | Mapping[str, Any]) -> RolePolicy:
         return role
     made, mistakes = validated(RolePolicy, role)
     if made is None:
-        raise ConfigError("; ".join(f"role {name!r}: {dotted(steps)}: {text}" for steps, text in mistakes))
+        where = (": ".join((f"role {name!r}", dotted(steps), text) if steps else (f"role {name!r}", text))
+                 for steps, text in mistakes)  # fmt: skip
+        raise ConfigError("; ".join(where))
     return made
 
 

@@ -29,7 +29,7 @@ DOORS = {
     "langchain_core": ("runtime", "evaluation.overhead"),
     "langgraph": ("runtime", "evaluation.overhead"),
     "litellm": ("models.litellm",),
-    "matplotlib": ("evaluation.report", "drawing.png"),
+    "matplotlib": ("evaluation.report", "evaluation.plots", "drawing.png"),
     "mcp": ("tools.mcp", "serve.mcp"),
     "networkx": ("graphs", "drawing.ranks", "routing.pheromone", "context"),
     "opentelemetry": ("trace.otel",),

@@ -353,7 +353,7 @@ def test_check_reads_the_knowledge_too(run: Run, project: Path) -> None:
     (project / "memory" / "knowledge" / "bad.md").write_bytes(b"# Page\n\xff\n")
     code, _, errors = run("check")
     assert code == 2
-    assert errors.startswith("memory/knowledge/bad.md: ")
+    assert errors.startswith("memory/knowledge/bad.md:2: is not UTF-8")
 
 
 def test_a_run_in_which_every_agent_fails_is_a_failed_command(run: Run, project: Path) -> None:
@@ -366,3 +366,63 @@ def test_a_run_in_which_every_agent_fails_is_a_failed_command(run: Run, project:
     document = json.loads(out)
     assert document["status"] == "failed"
     assert "NO_SUCH_VARIABLE_HERE" in document["replies"][0]["error"]
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_a_stream_that_is_closed_is_no_error(project: Path, closed: str) -> None:
+    number = {"stdin": 0, "stdout": 1, "stderr": 2}[closed]
+    code = (
+        f"import os, sys; sys.{closed} = None; os.close({number}); sys.argv = ['agentmesh', *sys.argv[1:]]; "
+        "from agentmesh.cli import main; main()"
+    )
+
+    def ended(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=project, capture_output=True, timeout=60, check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}, encoding="utf-8",
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    assert ended("schema", "card", "--json") == (0, "")
+    assert ended("agents", "show", "nobody")[0] == 2
+    if closed == "stdin":
+        assert ended("run", "-") == (2, "agentmesh: the question is empty\n")
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_the_output(run: Run, project: Path) -> None:
+    (project / "memory" / "knowledge" / "x.md").symlink_to("x.md")
+    code, _, errors = run("run", "When is a refund paid out?")
+    assert "the output cannot be written" not in errors
+    assert code in (0, 1)
+
+
+def test_a_narrow_list_of_runs_has_their_questions(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("run", "When is a refund paid out?")
+    monkeypatch.setenv("COLUMNS", "80")
+    head, row = run("trace", "list")[1].splitlines()
+    assert head.split() == ["run", "status", "tokens", "seconds", "question"]
+    assert "When is a refund" in row
+    monkeypatch.setenv("COLUMNS", "130")
+    assert "When is a refund paid out?" in run("trace", "list")[1]
+
+
+def test_a_status_that_no_run_can_have_is_a_mistake(run: Run) -> None:
+    run("run", "When is a refund paid out?")
+    code, _, errors = run("trace", "list", "--status", "waitng")
+    assert code == 2
+    assert "no status is called 'waitng'; did you mean 'waiting'?" in errors
+    assert run("trace", "list", "--status", "waiting")[0] == 0
+
+
+def test_an_endless_standard_input_is_too_large(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/zero").open() as endless:
+        monkeypatch.setattr(sys, "stdin", endless)
+        code, _, errors = run("run", "-")
+    assert code == 2
+    assert "standard input is larger than 16 MB" in errors
+
+
+def test_a_task_is_never_looked_for_by_a_digit_that_is_no_number(run: Run) -> None:
+    code, _, errors = run("run", "desk", "--task", "²")
+    assert code == 2
+    assert "no task is called '²'" in errors

@@ -144,6 +144,20 @@ def test_a_full_disk_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX locks")
+@pytest.mark.parametrize("name", ["mesh.db", "checkpoints.db", "chroma/chroma.sqlite3"])
+def test_a_damaged_database_is_a_problem_with_what_to_move_away(run: Run, desk: Path, name: str) -> None:
+    path = desk / ".agentmesh" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    assert found(run)[0] == 0
+    path.write_bytes(b"not SQLite at all")
+    code, out, _ = run("doctor", "--json")
+    (problem,) = (f for f in json.loads(out)["findings"] if f["state"] == "problem")
+    assert code == 1
+    assert f"{name} is damaged" in problem["text"]
+    assert problem["fix"].startswith("move ")
+
+
 def test_who_holds_the_memory_is_said(run: Run, desk: Path) -> None:
     import fcntl
 

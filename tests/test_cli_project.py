@@ -56,7 +56,7 @@ def test_a_new_project_runs_and_meets_all_its_expectations(
     assert (code, errors) == (0, "")
     assert f"agentmesh run {SCENARIO}" in out
     monkeypatch.chdir(tmp_path / "desk")
-    assert run("check")[:2] == (0, "no mistakes: 3 agents, 1 roles, 1 scenarios with 4 tasks\n")
+    assert run("check")[:2] == (0, "no mistakes: 3 agents, 1 role, 1 scenario with 4 tasks\n")
     monkeypatch.setenv("AGENTMESH_MODELS__DEFAULT", SCRIPTED)
     code, out, errors = run("run", SCENARIO, "--task", "all", "--json")
     document = json.loads(out)
@@ -413,3 +413,71 @@ def test_help_and_completion_load_nothing_heavy() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# --- what is on the disk stays whole ----------------------------------------------------------------------------------
+
+
+def without_room(folder: Path, *arguments: str) -> tuple[int, str]:
+    """The command, in a process whose files may not grow beyond 16 bytes: as on a disk that is full."""
+    code = (
+        "import resource, sys; sys.argv = ['agentmesh', *sys.argv[1:]]; from agentmesh.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, *arguments], cwd=folder, capture_output=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, encoding="utf-8",
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def test_a_card_that_has_no_room_leaves_nothing_behind(desk: Path) -> None:
+    before = contents(desk)
+    code, errors = without_room(desk, "agents", "add", "tools", "--description", "Lends hand tools.")
+    assert code == 2
+    assert "agents/tools.md cannot be written (file too large)" in errors
+    assert contents(desk) == before
+
+
+def test_an_older_picture_survives_one_that_has_no_room(desk: Path) -> None:
+    (desk / "g.svg").write_text("older")
+    before = contents(desk)
+    code, errors = without_room(desk, "graph", "--out", "g.svg")
+    assert code == 2
+    assert "g.svg: cannot be written (File too large); choose another --out" in errors
+    assert contents(desk) == before
+
+
+def test_a_picture_goes_through_a_link_to_where_it_leads(run: Run, desk: Path) -> None:
+    (desk / "real.svg").write_text("older")
+    (desk / "g.svg").symlink_to("real.svg")
+    assert run("graph", "--out", "g.svg")[0] == 0
+    assert (desk / "g.svg").is_symlink()
+    assert (desk / "real.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize("bench", ["joint", "overhead"])
+def test_a_folder_for_plots_that_cannot_be_made_is_said_before_anything_is_measured(
+    run: Run, desk: Path, bench: str
+) -> None:
+    code, out, errors = run("bench", bench, "--out", "README.md")
+    assert (code, out) == (2, "")
+    assert errors == "agentmesh: README.md is a file; name a folder with --out\n"
+
+
+def test_a_card_that_never_ends_is_too_large(run: Run, desk: Path) -> None:
+    code, _, errors = run("agents", "add", "x", "--from", "/dev/zero")
+    assert code == 2
+    assert "a card has at most 256 KB" in errors
+
+
+def test_an_option_that_is_not_utf8_is_said_as_such(run: Run, desk: Path) -> None:
+    code, _, errors = run("agents", "add", "x", "--description", "caf\udce9")
+    assert code == 2
+    assert errors == "agentmesh: an option is not valid UTF-8; set the terminal to UTF-8\n"
+
+
+def test_the_way_into_a_folder_that_looks_like_an_option_is_said_so_that_a_shell_takes_it(
+    run: Run, tmp_path: Path
+) -> None:
+    assert "cd ./-x\n" in run("init", "--", "-x")[1]

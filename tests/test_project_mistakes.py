@@ -1,5 +1,6 @@
 """Every kind of mistake in a project, with the exact sentence that a person reads."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -496,6 +497,27 @@ def test_an_unreadable_file_is_a_mistake_and_the_others_are_still_read(tmp_path:
         "agents/gone.md: cannot be read: no such file or directory",
         "agents/x.md:3: role: no role is called 'solvr'; did you mean 'solver'?",
     ]
+
+
+def test_what_only_looks_like_a_file_is_said_and_never_waited_for(tmp_path: Path) -> None:
+    folder = write(tmp_path, GOOD)
+    os.mkfifo(folder / "agents" / "pipe.md")
+    (folder / "agents" / "old.md").mkdir()
+    (folder / "agents" / "drafts").mkdir()
+    (folder / "agents" / "loud.MD").write_text("---\ndescription: x\n---\n")
+    (folder / "scenarios" / "more.yaml").mkdir()
+    assert sorted(str(m) for m in check_project(folder, known=KNOWN)) == [
+        "agents/loud.MD: is not read, for its name ends in .MD; write .md",
+        "agents/old.md/: is a folder, and nothing in it is read; rename it, or move its files up",
+        "agents/pipe.md: is no plain file; put one in its place, or take it out",
+        "scenarios/more.yaml/: is a folder, and nothing in it is read; rename it, or move its files up",
+    ]
+
+
+def test_no_scenario_has_the_name_of_the_graph_that_questions_take(tmp_path: Path) -> None:
+    for file, text in (("default.yaml", "tasks: [{ask: Why?}]\n"), ("x.yaml", "name: default\ntasks: [{ask: Why?}]\n")):
+        (mistake,) = mistakes(tmp_path / file, {f"scenarios/{file}": text})
+        assert "'default' is the graph that questions take; choose another name" in mistake
 
 
 def test_a_folder_that_is_no_project_is_told_what_to_create(tmp_path: Path) -> None:

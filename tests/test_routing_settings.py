@@ -107,6 +107,31 @@ def test_a_wrong_name_is_found_before_anything_runs(project: Callable[[str], Pat
         load_mesh(folder, environ=ENVIRON)
 
 
+@pytest.mark.parametrize(
+    ("routing", "key", "words"),
+    [
+        ('router = "reasoning"\noptions = { shortlst = "keyword" }', "routing.options", "shortlst"),
+        ('[routing.routers.semantic]\nthreshold = "x"', "routing.routers.semantic", "'semantic' does not take"),
+        (
+            'router = "cascade"\n[routing.routers.reasoning]\nfallback = "cascade"',
+            "routing.routers.reasoning",
+            "needs itself (reasoning -> cascade -> reasoning)",
+        ),
+        (
+            'router = "cascade"\noptions = { steps = ["cascade", "semantic"] }',
+            "routing.options",
+            "needs itself (cascade -> cascade)",
+        ),
+    ],
+)
+def test_options_of_which_no_router_can_be_made_are_found_before_anything_runs(
+    project: Callable[[str], Path], routing: str, key: str, words: str
+) -> None:
+    (mistake,) = check_folder(project(routing), environ=ENVIRON)
+    assert mistake.key == key
+    assert words in mistake.text
+
+
 async def test_options_of_somebody_elses_router_may_mean_something_else(project: Callable[[str], Path]) -> None:
     folder = project('router = "tests.test_routing_settings:Own"\noptions = { steps = ["walk"] }\n')
     assert check_folder(folder, environ=ENVIRON) == []

@@ -516,3 +516,25 @@ class TestCassetteToolset(ToolsetContract):
 
     def make(self) -> CassetteToolset:
         return CassetteToolset(ScriptedToolset({"add": 3}), Cassette(self.path, "record"))
+
+
+def test_a_byte_order_mark_of_an_editor_does_no_harm(path: Path) -> None:
+    asyncio.run(record(path, asked()))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert asyncio.run(replay(path).complete(asked())).text == "Within 14 days."
+
+
+def test_a_line_that_is_nested_too_deeply_is_damage(path: Path) -> None:
+    asyncio.run(record(path, asked()))
+    with path.open("a") as file:
+        file.write("[" * 100_000 + "\n")
+    with pytest.raises(CassetteError, match=r"one\.jsonl:4 is damaged \(it is nested too deeply\); record it anew"):
+        replay(path)
+
+
+def test_something_else_in_the_place_of_a_model_or_tools_is_said_at_once(path: Path) -> None:
+    nothing: Any = 3
+    with pytest.raises(CassetteError, match="int is no model; give an object with `info`"):
+        CassetteModel(nothing, path, "record")
+    with pytest.raises(CassetteError, match="int is no toolset; give an object with `list_tools`"):
+        CassetteToolset(nothing, path, "record")

@@ -111,13 +111,13 @@ def write_output(path: Path, data: bytes, *, make_folder: bool = False) -> None:
 
     What was there stays whole until all of the new file is on the disk.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or (path.exists() and not path.is_file()):  # a device or a pipe stays what it is
             path.write_bytes(data)
             return
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             part.write_bytes(data)
             part.replace(path)
@@ -125,9 +125,7 @@ def write_output(path: Path, data: bytes, *, make_folder: bool = False) -> None:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({(error.strerror or '').lower()}); choose another --out"
-        ) from error
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
 
 
 def output_folder(path: Path) -> None:
@@ -137,6 +135,6 @@ def output_folder(path: Path) -> None:
     except FileExistsError as error:
         raise InputError(f"{path} is a file; name a folder with --out") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be made ({(error.strerror or '').lower()}); choose another --out") from error
+        raise InputError(f"{path}: cannot be made ({error.strerror}); choose another --out") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot be written to; choose another --out")

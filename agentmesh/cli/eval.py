@@ -69,13 +69,13 @@ def eval_routes(
     console, errors = consoles(as_json)
 
     async def ask() -> dict[str, Any]:
-        from agentmesh.evaluation.project_routers import ProjectRouters
+        from agentmesh.assembly import open_routers
 
-        async with ProjectRouters(opened) as made:
+        async with open_routers(opened) as router_of:
             return await measure(
                 tests,
                 opened.cards,
-                {name: made.of(name) for name in names},
+                {name: router_of(name) for name in names},
                 max_agents=opened.settings.routing.max_agents,
                 timeout_s=timeout,
                 say=lambda text: errors.print(text, style="dim", markup=False),
@@ -123,10 +123,10 @@ def eval_replay(
     console, errors = consoles(as_json)
 
     async def ask() -> list[dict[str, Any]]:
-        from agentmesh.evaluation.project_routers import ProjectRouters
+        from agentmesh.assembly import open_routers
 
-        async with ProjectRouters(opened) as made:
-            chosen = made.of(router)
+        async with open_routers(opened) as router_of:
+            chosen = router_of(router)
             recorded = await _recorded(opened, run_id, limit)
             return await replay(recorded, chosen, say=lambda text: errors.print(text, style="dim", markup=False))
 

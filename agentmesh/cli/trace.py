@@ -16,6 +16,7 @@ __all__: list[str] = []
 
 WIDE_COLUMNS = 110
 """Columns from which a list of runs has all that is known of each."""
+LEAST_QUESTION_COLUMNS = 10
 CANCELLED = "cancelled"
 
 
@@ -66,22 +67,36 @@ def trace_list(
     console, _ = consoles(False)
     table = Table(box=None, header_style="dim", pad_edge=False)
     headings = ("run", "started (UTC)", "status", "tokens", "US$", "seconds", "question")
+    lines = [
+        (
+            r.run_id,
+            when(r.started),
+            r.status,
+            str(r.tokens),
+            f"{r.cost_usd:.4f}",
+            f"{r.latency_s:.2f}" if r.latency_s is not None else "-",
+            " ".join(r.question.split()),
+        )
+        for r in runs
+    ]
     # the id of a run begins with when it started, so that is what a narrow terminal can do without
     left_out = set[str]() if console.width >= WIDE_COLUMNS else {"started (UTC)", "US$"}
-    for heading in headings:
+    room = console.width
+    for n, heading in enumerate(headings):
+        if heading in left_out:
+            continue
+        width = max(len(heading), *(len(line[n]) for line in lines)) if lines else len(heading)
+        last = heading == "question"
         right = heading in ("tokens", "US$", "seconds")
-        if heading not in left_out:
-            table.add_column(
-                heading,
-                justify="right" if right else "left",
-                no_wrap=True,
-                overflow="fold" if heading == "run" else "ellipsis",
-            )
-    for r in runs:
-        seconds = f"{r.latency_s:.2f}" if r.latency_s is not None else "-"
-        question = " ".join(r.question.split())
-        cells = (r.run_id, when(r.started), r.status, str(r.tokens), f"{r.cost_usd:.4f}", seconds, question)
-        shown = (cell for heading, cell in zip(headings, cells, strict=True) if heading not in left_out)
+        table.add_column(
+            heading,
+            justify="right" if right else "left",
+            no_wrap=True,
+            width=max(LEAST_QUESTION_COLUMNS, room) if last else width,
+        )
+        room -= width + 2
+    for line in lines:
+        shown = (cell for heading, cell in zip(headings, line, strict=True) if heading not in left_out)
         table.add_row(*(Text(cell) for cell in shown))
     console.print(table)
 

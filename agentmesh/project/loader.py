@@ -66,6 +66,8 @@ class KnownNames:
     """Raises `ConfigError` unless a model that is no name of the settings may be one (`openai/gpt-5-mini`)."""
     check_guardrail: Callable[[GuardrailSettings], None] | None = None
     """Raises `ConfigError` unless a guardrail can be made of its settings."""
+    check_router: Callable[[MeshSettings, str, Path], None] | None = None
+    """Raises `ConfigError` unless the settings make a router of that name."""
 
 
 UNCHECKED = KnownNames()
@@ -228,6 +230,26 @@ class _Reader:
             if wrong := self._told_of(model):
                 self.mistakes.append(reading.mistake(steps, wrong))
         self._check_guardrails(reading)
+        if not self.mistakes:
+            self._check_routers(reading)
+
+    def _check_routers(self, reading: SettingsReading) -> None:
+        """Options of routers, of settings that are right in themselves; the mesh's own last, for it may need others."""
+        check, routing = self.known.check_router, self.settings.routing
+        main, others = routing.router, [name for name in routing.routers if name != routing.router]
+        set_for: list[tuple[Steps, str]] = [(("routing", "routers", name), name) for name in others]
+        if routing.options:
+            set_for.append((("routing", "options"), main))
+        elif routing.routers:
+            set_for.append((("routing", "routers", main) if main in routing.routers else ("routing", "router"), main))
+        for steps, name in set_for:
+            if check is None or ":" in name:
+                continue
+            try:
+                check(self.settings, name, self.folder)
+            except ConfigError as error:
+                self.mistakes.append(reading.mistake(steps, str(error)))
+                return
 
     def _check_guardrails(self, reading: SettingsReading) -> None:
         """Rules and their options, of entries that are right in themselves."""
@@ -583,7 +605,9 @@ def _routers_in(values: Mapping[str, Any]) -> Iterator[tuple[Steps, str]]:
         yield ("routing", "routers", name), name
         groups["routing", "routers", name] = name
     for group, router in groups.items():
-        for option in (("shortlist",), ("fallback",), ("steps", None)) if ":" not in router else ():
+        inner = (("shortlist",), ("fallback",), ("steps", None), ("router",), ("shadow",), ("otherwise",),
+                 ("rules", None, "next"))  # fmt: skip
+        for option in inner if ":" not in router else ():
             yield from _at(values, (*group, *option))
 
 

@@ -15,6 +15,7 @@ from langgraph.types import interrupt
 from agentmesh.agents.merging import spoken
 from agentmesh.errors import GraphError, MeshError, RoutingError
 from agentmesh.graphs import GraphSpec, StageSpec
+from agentmesh.routing.base import Router
 from agentmesh.runtime.nodes import (
     RunScope,
     agent_step,
@@ -197,7 +198,9 @@ class Stages:
                 return {}
             known = cast("RunState", {"run_id": call.run_id, "task": call.task})
             scope = await self.scope_of(known, runtime.context)
-            return self._replied(stage, call, await agent_step(call, scope, read_later=read_later))
+            reply = await agent_step(call, scope, read_later=read_later)
+            _tell(scope.parts.router(scope.router or stage.router), reply)
+            return self._replied(stage, call, reply)
 
         return branch
 
@@ -337,6 +340,13 @@ class Stages:
             return {"said": heard(waiting, answer)}
 
         return ask
+
+
+def _tell(router: Router, reply: AgentReply) -> None:
+    """Let a router that keeps count of failures know how a call ended."""
+    record = getattr(router, "record", None)
+    if record is not None and reply.status is not ReplyStatus.NEEDS_APPROVAL:
+        record(reply.agent, reply.status not in (ReplyStatus.FAILED, ReplyStatus.TIMED_OUT))
 
 
 def known_in(state: RunState) -> tuple[str, ...]:
