@@ -172,7 +172,7 @@ def build_mesh(
     models = dict(model) if isinstance(model, Mapping) else {"default": model}
     given_models = {k: v for k, v in models.items() if not isinstance(v, str)}
     for name, one in given_models.items():
-        if not isinstance(one, ChatModel):
+        if not isinstance(one, ChatModel):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"model {name!r}: {_lacks(one, ChatModel)}")
     named = {k: ModelSettings(model=v) for k, v in models.items() if isinstance(v, str)}
     for name, spec in named.items():
@@ -795,14 +795,20 @@ def _lacks(part: object, protocol: type) -> str:
     )
 
 
-def _check_collections(
-    agents: object, tools: object, guardrails: object, graphs: object, roles: object, knowledge: object
-) -> None:
+def _kind(part: object) -> str:
+    return type(part).__name__
+
+
+def _is_list(part: object) -> bool:
+    return isinstance(part, Iterable) and not isinstance(part, str | Mapping)
+
+
+def _check_collections(agents: Any, tools: Any, guardrails: Any, graphs: Any, roles: Any, knowledge: Any) -> None:
     """Raise `ConfigError` where one thing stands for a list of them, or the other way round."""
-    if isinstance(agents, AgentCard | Agent | Mapping) or not isinstance(agents, Iterable):
-        raise ConfigError(f"agents takes a list, not {type(agents).__name__}; write [agent]")
-    if isinstance(guardrails, str | Mapping) or not isinstance(guardrails, Iterable):
-        raise ConfigError(f"guardrails takes a list, not {type(guardrails).__name__}; write [guardrail]")
+    if isinstance(agents, AgentCard | Agent) or not _is_list(agents):
+        raise ConfigError(f"agents takes a list, not {_kind(agents)}; write [agent]")
+    if not _is_list(guardrails):
+        raise ConfigError(f"guardrails takes a list, not {_kind(guardrails)}; write [guardrail]")
     for name, given, form in (
         ("tools", tools, '{"server": [function, ...]}'),
         ("graphs", graphs, '{"name": graph}'),
@@ -811,7 +817,7 @@ def _check_collections(
         if given is not None and not isinstance(given, Mapping):
             raise ConfigError(f"{name} takes names and what they stand for, not {type(given).__name__}; write {form}")
     for name, functions in cast("Mapping[str, object]", tools or {}).items():
-        if not isinstance(functions, Toolset) and (isinstance(functions, str) or not isinstance(functions, Iterable)):
+        if not isinstance(functions, Toolset) and not _is_list(functions):
             raise ConfigError(f"tools {name!r}: give a toolset or a list of functions, not {type(functions).__name__}")
     for name, graph in cast("Mapping[str, object]", graphs or {}).items():
         if not isinstance(graph, AgentGraph | GraphSpec):
