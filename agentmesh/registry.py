@@ -1,11 +1,12 @@
 """Short name or "module:attribute" -> an object that satisfies a protocol. Nothing is imported until chosen."""
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any, Generic, TypeVar
 
-from agentmesh.errors import ConfigError, UnknownNameError
+from agentmesh.errors import ConfigError, UnknownNameError, nearest
 
 __all__ = ["Registry", "resolve_name"]
 
@@ -42,10 +43,29 @@ class Registry(Generic[T]):
         try:
             part = factory(**options)
         except TypeError as error:
-            raise ConfigError(f"the {self.kind} {name!r} does not take these options: {error}") from error
+            raise ConfigError(
+                f"the {self.kind} {name!r} does not take these options: {_in_words(error, factory, offered or {})}"
+            ) from error
         if not isinstance(part, self.protocol):
             raise ConfigError(f"{path!r} is not a {self.kind}: it lacks methods of {self.protocol.__name__}")
         return part
+
+
+def _in_words(error: TypeError, factory: Any, offered: Mapping[str, Any]) -> str:
+    """What is wrong with options: the one that is not known, with those that are; else Python's own words."""
+    found = _UNEXPECTED.search(str(error))
+    if found is None:
+        return str(error)
+    try:
+        known = sorted(name for name in signature(factory).parameters if name not in offered and name != "options")
+    except (TypeError, ValueError):
+        known = []
+    close = nearest(found[1], known)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}" if known else ""
+    return f"{found[1]!r} is none{hint}"
+
+
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def _wanted(factory: Any, offered: Mapping[str, Any]) -> dict[str, Any]:

@@ -390,10 +390,23 @@ def test_a_stream_that_is_closed_is_no_error(project: Path, closed: str) -> None
 
 
 def test_a_file_that_cannot_be_read_is_not_taken_for_the_output(run: Run, project: Path) -> None:
-    (project / "memory" / "knowledge" / "x.md").symlink_to("x.md")
-    code, _, errors = run("run", "When is a refund paid out?")
-    assert "the output cannot be written" not in errors
-    assert code in (0, 1)
+    run("run", "When is a refund paid out?")
+    traces = project / ".agentmesh" / "traces"
+    traces.rename(traces.with_name("moved"))
+    traces.write_text("no folder")
+    code, _, errors = run("trace", "list")
+    assert code == 1
+    assert ".agentmesh/traces: not a directory; see to that and try again" in errors
+
+
+def test_a_current_folder_that_is_gone_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for arguments in (("check",), ("init", "desk")):
+        code, out, errors = run(*arguments)
+        assert (code, out) == (2, "")
+        assert errors == "agentmesh: the current folder is not there any more; go into another one\n"
 
 
 def test_a_narrow_list_of_runs_has_their_questions(run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

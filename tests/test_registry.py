@@ -57,7 +57,7 @@ def test_a_part_that_lacks_the_methods_is_refused() -> None:
 
 
 def test_a_wrong_option_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="does not take these options"):
+    with pytest.raises(ConfigError, match="does not take these options: 'nam' is none; did you mean 'name'"):
         greeters.create("polite", nam="Ada")
 
 

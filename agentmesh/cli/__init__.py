@@ -43,6 +43,9 @@ def main() -> NoReturn:
     except OSError as error:
         if error.filename is not None:  # a file, and not what is printed
             code = _other(error)
+        elif isinstance(error, FileNotFoundError):
+            _complain("the current folder is not there any more; go into another one", kind=type(error).__name__)
+            code = USAGE
         else:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _complain(f"the output cannot be written ({error.strerror}); runs are kept, see `agentmesh trace list`")

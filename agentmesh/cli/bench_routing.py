@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentmesh.cli.app import JsonOption, bench_app, consoles, print_json
+from agentmesh.cli.app import JsonOption, bench_app, consoles, output_folder, print_json
 from agentmesh.errors import InputError
 
 __all__ = ["bench_routing"]
@@ -27,6 +27,8 @@ def bench_routing(
 
     if data is None:
         raise InputError("bench routing needs data: name the folder that holds the sets with --data DIR")
+    if out is not None:
+        output_folder(out)
     console, errors = consoles(as_json)
     named = tuple(sets or (name for name in SETS if (data / name.split("_agents")[0].split("_desc")[0]).is_dir()))
     if not named:
