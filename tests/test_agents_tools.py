@@ -375,6 +375,12 @@ async def test_a_yes_makes_the_call_once_and_the_model_is_not_asked_again() -> N
     assert (len(desk.model.requests), desk.shop.calls) == (2, ["refund A1"])
 
 
+async def test_an_approval_that_was_given_as_text_is_asked_for_too() -> None:
+    desk = Desk([calls(("shop__refund", {"order": "A1"}))], CARD.model_copy(update={"approval": "tools"}))
+    assert (await desk()).status is ReplyStatus.NEEDS_APPROVAL
+    assert desk.shop.calls == []
+
+
 async def test_a_no_is_told_to_the_model_which_goes_on_without() -> None:
     refund = ("shop__refund", {"order": "A1"})
     desk = Desk([calls(refund), calls(refund), "It was not paid back."], ASKING)

@@ -56,7 +56,7 @@ class ToolUse:
         """The result of the call, or why there is none. Raises what `call_tool` does."""
         self._n += 1
         key = arguments_key(tool.name, arguments)
-        if self._card.approval is Approval.TOOLS:
+        if self._card.approval == Approval.TOOLS:
             match self._approved.get(f"tool/{self._n}/{key}"):
                 case None:
                     text = f"{self._card.title} wants to call {_call_text(tool, arguments)}: allow it?"
