@@ -340,6 +340,12 @@ class RunContext:
         if self.emitter is not None:
             self.emitter.emit(event, step=self.step)
 
+    async def check_budget(self) -> None:
+        """Raise `LimitError` if this step may not ask a model now; reads what is left of budgets, if that is due."""
+        if self.meter is not None:
+            await self.meter.read()
+            self.meter.check(self.agent)
+
     def next_call_id(self) -> str:
         """`{run}/{step}/{agent}/{attempt}/{n}`: the same after a restart, for steps are deterministic."""
         return f"{self.run_id}/{self.step}/{self.agent or '-'}/{self.attempt}/{next(self._calls)}"

@@ -42,9 +42,7 @@ async def call_model(
         return reply
     started = ctx.clock.monotonic()
     for attempt in range(retries + 1):
-        if ctx.meter is not None:
-            await ctx.meter.read()
-            ctx.meter.check(ctx.agent)
+        await ctx.check_budget()
         try:
             reply = await _ask_once(model, request, ctx)
             break

@@ -91,8 +91,7 @@ async def call_decider(
         return scores
     started = ctx.clock.monotonic()
     for attempt in range(retries + 1):
-        if ctx.meter is not None:
-            ctx.meter.check(ctx.agent)
+        await ctx.check_budget()
         try:
             scores = await _ask_once(decider, question, choices, ctx, timeout_s)
             break

@@ -96,8 +96,8 @@ async def call_tool(
             return result
     else:
         return ToolResult(tool=name, uncertain=repeats + 1)
-    if ctx.meter is not None and for_model:
-        ctx.meter.check()
+    if for_model:
+        await ctx.check_budget()
     left = min(timeout_s, ctx.seconds_left())
     if left <= 0:
         raise TimeoutError(f"no time is left to call {name}; raise `limits.timeout_s`")
