@@ -65,6 +65,8 @@ async def check_question_first(
     task: Task, guards: Sequence[Guardrail], ctx: RunContext
 ) -> tuple[QuestionCheck, list[Event]]:
     """The same before the run has a trace: with the events, which belong after its start."""
+    if not guards:
+        return QuestionCheck(task), []
     sink = ListSink()
     found = await check_question(task, guards, replace(ctx, emitter=Emitter(ctx.run_id, (sink,), ctx.clock)))
     return found, list(sink.events)

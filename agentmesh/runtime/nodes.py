@@ -163,14 +163,13 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
     """
     card = scope.parts.cards.get(call.agent)
     replayed = False
-    reply = _withheld(call, card, scope.parts)
-    if card is not None and reply is None:
+    if card is None:
+        reply = call.reply(ReplyStatus.FAILED, error=str(UnknownNameError("agent", call.agent, [*scope.parts.cards])))
+    elif (reply := _withheld(call, card)) is None:
         held = await scope.ctx.journal.lookup(call.id)
         replayed = held is not None and held.finished
         deadline = min(card.limits.timeout_s, scope.ctx.seconds_left()) + GRACE_S
         reply = _asked_once(await scope.executor.submit(call, call.id, deadline), call, card)
-    if reply is None:
-        reply = call.reply(ReplyStatus.FAILED, error=f"no agent is called {call.agent!r}")
     ctx = scope.ctx.at(step=call.step, agent=call.agent, attempt=call.attempt)
     if read_later and card is not None:
         await remember(drafts_of(reply, call.task, card, call.run_id, scope.parts), scope.parts, ctx)
@@ -179,10 +178,8 @@ async def agent_step(call: AgentCall, scope: RunScope, *, read_later: bool = Tru
     return reply
 
 
-def _withheld(call: AgentCall, card: AgentCard | None, parts: Parts) -> AgentReply | None:
+def _withheld(call: AgentCall, card: AgentCard) -> AgentReply | None:
     """The reply of an agent that may not be called; None: it may."""
-    if card is None:
-        return call.reply(ReplyStatus.FAILED, error=str(UnknownNameError("agent", call.agent, [*parts.cards])))
     if card.shadow:
         text = f"{card.id!r} is a shadow, which is never called; take `shadow` out of its card"
         return call.reply(ReplyStatus.FAILED, error=text)
