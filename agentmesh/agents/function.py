@@ -5,8 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from agentmesh.agents.citations import cited_sentences, without_marks
-from agentmesh.agents.expert import failed_reply
+from agentmesh.agents.outside import reply_in_time, reply_of_text
 from agentmesh.errors import MeshError
 from agentmesh.run import RunContext
 from agentmesh.types import AgentCall, AgentCard, AgentReply, ContextPack, ReplyStatus
@@ -47,24 +46,10 @@ class FunctionAgent:
         return self._card
 
     async def answer(self, call: AgentCall, pack: ContextPack, ctx: RunContext) -> AgentReply:
-        started = ctx.clock.monotonic()
-        left = min(self._card.limits.timeout_s, ctx.seconds_left())
-        try:
-            async with asyncio.timeout(left):
-                said = await self._call(call, pack)
-            reply = self._reply(said, call, pack)
-        except TimeoutError:
-            late = TimeoutError(f"{self._card.id!r} did not answer within {left:.1f} s; raise `limits.timeout_s`")
-            reply = failed_reply(call, late)
-        except Exception as error:  # the promise of Agent: a failure is a reply
-            reply = failed_reply(call, error)
-        return reply.model_copy(
-            update={
-                "latency_ms": (ctx.clock.monotonic() - started) * 1000,
-                "pack_tokens": pack.tokens,
-                "budget_tokens": pack.budget_tokens,
-            }
-        )
+        return await reply_in_time(self._work(call, pack), self._card, call, pack, ctx)
+
+    async def _work(self, call: AgentCall, pack: ContextPack) -> AgentReply:
+        return self._reply(await self._call(call, pack), call, pack)
 
     async def _call(self, call: AgentCall, pack: ContextPack) -> object:
         asked = call if self._takes_call else call.part.strip() or call.task.full_text
@@ -86,13 +71,7 @@ class FunctionAgent:
             raise MeshError(
                 f"the function of {self._card.id!r} returned {type(said).__name__}; return a text or an AgentReply"
             )
-        sentences = cited_sentences(said, pack)
-        return call.reply(
-            ReplyStatus.ANSWERED if said.strip() else ReplyStatus.NO_EVIDENCE,
-            text=without_marks(said),
-            sentences=tuple(sentences),
-            cited=tuple(dict.fromkeys(item for s in sentences for item in s.items)),
-        )
+        return reply_of_text(said, call, pack)
 
 
 def _asks(pending: dict[str, Any] | None) -> bool:

@@ -3,15 +3,13 @@
 The graph keeps its own nodes, checkpointer and interrupts; agentmesh sees one agent. It decides nothing about memory.
 """
 
-import asyncio
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from langgraph.types import Command
 
-from agentmesh.agents.citations import cited_sentences, without_marks
-from agentmesh.agents.expert import failed_reply
+from agentmesh.agents.outside import reply_in_time, reply_of_text
 from agentmesh.errors import ConfigError, MeshError
 from agentmesh.run import RunContext
 from agentmesh.runtime.apart import apart
@@ -63,23 +61,7 @@ class GraphAgent:
         return self._card
 
     async def answer(self, call: AgentCall, pack: ContextPack, ctx: RunContext) -> AgentReply:
-        started = ctx.clock.monotonic()
-        left = min(self._card.limits.timeout_s, ctx.seconds_left())
-        try:
-            async with asyncio.timeout(left):
-                reply = await self._work(call, pack)
-        except TimeoutError:
-            late = TimeoutError(f"{self._card.id!r} did not answer within {left:.1f} s; raise `limits.timeout_s`")
-            reply = failed_reply(call, late)
-        except Exception as error:  # the promise of Agent: a failure is a reply
-            reply = failed_reply(call, error)
-        return reply.model_copy(
-            update={
-                "latency_ms": (ctx.clock.monotonic() - started) * 1000,
-                "pack_tokens": pack.tokens,
-                "budget_tokens": pack.budget_tokens,
-            }
-        )
+        return await reply_in_time(self._work(call, pack), self._card, call, pack, ctx)
 
     async def _work(self, call: AgentCall, pack: ContextPack) -> AgentReply:
         config = {"configurable": {"thread_id": call.id}, "recursion_limit": MAX_STEPS}
@@ -106,13 +88,7 @@ class GraphAgent:
             raise MeshError(
                 f"`write` of {self._card.id!r} returned {type(text).__name__}; return a text or an AgentReply"
             )
-        sentences = cited_sentences(text, pack)
-        return call.reply(
-            ReplyStatus.ANSWERED if text.strip() else ReplyStatus.NO_EVIDENCE,
-            text=without_marks(text),
-            sentences=tuple(sentences),
-            cited=tuple(dict.fromkeys(item for s in sentences for item in s.items)),
-        )
+        return reply_of_text(text, call, pack)
 
     async def _go_on(self, said: Mapping[str, bool], config: dict[str, Any]) -> object:
         """The state after what people answered, each answer given to the interrupt that it was asked for.
