@@ -15,7 +15,7 @@ from agentmesh.guardrails import Action, Checked, Guardrail, Where, guard_answer
 from agentmesh.memory.writer import item_id
 from agentmesh.run import Emitter, RunContext
 from agentmesh.runtime.nodes import RunScope, answer_so_far, drafts_of
-from agentmesh.runtime.people import YES_OR_NO, heard
+from agentmesh.runtime.people import YES_OR_NO, heard, open_questions
 from agentmesh.runtime.state import RunState, view_of
 from agentmesh.trace.events import Event
 from agentmesh.trace.sinks import ListSink
@@ -144,8 +144,7 @@ class Guarding:
 
     def open_questions(self, where: str, state: RunState) -> list[Question]:
         """What is asked there and nobody answered yet."""
-        said = state.get("said", {})
-        return [q for q in state.get("held", {}).values() if q.stage == where and q.id not in said]
+        return open_questions(where, state.get("held", {}), state.get("said", {}))
 
     def after(self, where: str, ask: str, following: Sequence[str]) -> Callable[[RunState], list[str] | str]:
         """Where to go on after a check or an answer: ask, go on, or end."""

@@ -27,6 +27,7 @@ __all__ = [
     "clarified",
     "clarify_question",
     "heard",
+    "open_questions",
     "questions_in",
     "waiting_answer",
 ]
@@ -112,6 +113,11 @@ def answers_to(waiting: Sequence[Question], answer: object) -> dict[str, str | b
                 raise InputError(f"no question {str(name)!r} waits for an answer; {hint}")
         return {str(name): _meaning(known[str(name)], said) for name, said in given.items()}
     return {waiting[0].id: _meaning(waiting[0], answer)}
+
+
+def open_questions(stage: str, held: Mapping[str, Question], said: Mapping[str, str | bool]) -> list[Question]:
+    """What this stage asks and nobody answered yet."""
+    return [q for q in held.values() if q.stage == stage and q.id not in said]
 
 
 def heard(waiting: Sequence[Question], answer: object) -> dict[str, str | bool]:

@@ -24,7 +24,15 @@ from agentmesh.runtime.nodes import (
     refine_step,
     route_step,
 )
-from agentmesh.runtime.people import CLARIFY, approval_question, approved_in, clarified, clarify_question, heard
+from agentmesh.runtime.people import (
+    CLARIFY,
+    approval_question,
+    approved_in,
+    clarified,
+    clarify_question,
+    heard,
+    open_questions,
+)
 from agentmesh.runtime.state import AgentInput, RunState, view_of
 from agentmesh.trace.events import StageEntered
 from agentmesh.types import (
@@ -65,8 +73,7 @@ class Stages:
 
     def open_questions(self, stage: StageSpec, state: RunState) -> list[Question]:
         """What this stage asks and nobody answered yet."""
-        name, said = self.prefix + stage.name, state.get("said", {})
-        return [q for q in state.get("held", {}).values() if q.stage == name and q.id not in said]
+        return open_questions(self.prefix + stage.name, state.get("held", {}), state.get("said", {}))
 
     def step(self, stage: StageSpec, state: RunState) -> str:
         """The present step of a stage: its round, and after how many questions back."""
