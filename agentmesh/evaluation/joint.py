@@ -16,8 +16,6 @@ This is no judge of style: a fact counts where its words stand in the answer.
 """
 
 import asyncio
-import os
-import platform
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,12 +27,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh import __version__
 from agentmesh.assembly import mesh_of, open_project
 from agentmesh.context import context_routers
 from agentmesh.errors import ConfigError, UnknownNameError
 from agentmesh.evaluation.counted import counted_instead
 from agentmesh.evaluation.expect import check_answer
+from agentmesh.evaluation.form import document, row
 from agentmesh.evaluation.metrics import bootstrap_ci95
 from agentmesh.evaluation.supervisor import Supervisor, stands_in
 from agentmesh.graphs import EdgeSpec, GraphSpec, StageKind, StageSpec
@@ -133,17 +131,7 @@ async def bench_joint(
             judged[policy] = await _measured(policy, bench)
         rows += rows_of(name, judged)
         missed += [{"set": name, "task": j.task, "missing": list(j.missing)} for j in judged[POLICIES[0]] if j.missing]
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
-    return {
-        "bench": "joint",
-        "version": __version__,
-        "machine": machine,
-        "decoded": not counted,
-        "models": described,
-        "notes": notes,
-        "rows": rows,
-        "missed": missed,
-    }
+    return document("joint", rows, decoded=not counted, models=described, notes=notes, missed=missed)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -205,32 +193,18 @@ def rows_of(set_: str, judged: Mapping[str, Sequence[Judged]]) -> list[dict[str,
         for metric, (column, unit) in columns.items():
             values = np.array([float(v) for v in column if v is not None])
             if len(values):
-                rows.append(_row(set_, policy, metric, float(values.mean()), bootstrap_mean(values), len(values), unit))
+                rows.append(row(set_, policy, metric, float(values.mean()), unit, len(values), bootstrap_mean(values)))
     ours, theirs = (np.array([j.prompt_tokens for j in judged.get(p, ())], float) for p in (POLICIES[0], POLICIES[3]))
     if len(ours) and len(theirs) == len(ours) and theirs.sum():
         interval = bootstrap_ci95(len(ours), lambda at: float(ours[at].sum() / (theirs[at].sum() or np.nan)))
         ratio = float(ours.sum() / theirs.sum())
-        rows.append(_row(set_, POLICIES[0], "prompt_tokens_ratio", ratio, interval, len(ours), "ratio"))
+        rows.append(row(set_, POLICIES[0], "prompt_tokens_ratio", ratio, "ratio", len(ours), interval))
     return rows
 
 
 def bootstrap_mean(values: Floats) -> tuple[float, float]:
     """The 95 % interval of a mean over tasks."""
     return bootstrap_ci95(len(values), lambda at: float(values[at].mean()))
-
-
-def _row(
-    set_: str, policy: str, metric: str, value: float, ci95: tuple[float, float], n: int, unit: str
-) -> dict[str, Any]:
-    return {
-        "set": set_,
-        "policy": policy,
-        "metric": metric,
-        "value": round(value, 4),
-        "ci95": [round(x, 4) for x in ci95],
-        "n": n,
-        "unit": unit,
-    }
 
 
 # --- policies ---------------------------------------------------------------------------------------------------------

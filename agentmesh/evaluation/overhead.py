@@ -8,8 +8,6 @@ the same checkpointer and with nodes that do nothing.
 
 import asyncio
 import gc
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -22,8 +20,8 @@ from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
-from agentmesh import __version__
 from agentmesh.assembly import build_mesh
+from agentmesh.evaluation.form import document, row
 from agentmesh.models.base import ChatReply, ChatRequest
 from agentmesh.models.scripted import ScriptedEmbedder, ScriptedModel
 from agentmesh.runtime.checkpoints import memory_checkpoints, open_checkpoints
@@ -72,8 +70,7 @@ async def bench_overhead(sets: Sequence[str], *, say: Say = lambda text: None) -
             rows += await _concurrent()
         else:
             rows += await asyncio.to_thread(_imports)
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
-    return {"bench": "overhead", "version": __version__, "machine": machine, "rows": rows}
+    return document("overhead", rows)
 
 
 def _mesh(home: Path | None) -> Mesh:
@@ -128,12 +125,12 @@ async def _latency(name: str, *, durable: bool) -> list[dict[str, Any]]:
         *_quantiles(name, "agentmesh", ours),
         *_quantiles(name, "agentmesh_thread", threaded),
         *_quantiles(name, "raw_langgraph", theirs),
-        _row(name, "agentmesh", "ratio", statistics.median(ours) / statistics.median(theirs), "ratio", len(ours),
+        row(name, "agentmesh", "ratio", statistics.median(ours) / statistics.median(theirs), "ratio", len(ours),
              _ratio_interval(ours, theirs)),
-        _row(name, "agentmesh", "rss_mb", _rss_mb(), "MB", 1),
+        row(name, "agentmesh", "rss_mb", _rss_mb(), "MB", 1),
     ]  # fmt: skip
     if durable:
-        rows.append(_row(name, "agentmesh", "memory_flush_ms", statistics.median(flushes), "ms", len(flushes)))
+        rows.append(row(name, "agentmesh", "memory_flush_ms", statistics.median(flushes), "ms", len(flushes)))
     return rows
 
 
@@ -167,9 +164,9 @@ async def _concurrent() -> list[dict[str, Any]]:
     name = "concurrent500"
     return [
         *_quantiles(name, "agentmesh", waits),
-        _row(name, "agentmesh", "batch_ms", statistics.median(batches), "ms", len(batches)),
-        _row(name, "raw_langgraph", "batch_ms", statistics.median(raw_batches), "ms", len(raw_batches)),
-        _row(
+        row(name, "agentmesh", "batch_ms", statistics.median(batches), "ms", len(batches)),
+        row(name, "raw_langgraph", "batch_ms", statistics.median(raw_batches), "ms", len(raw_batches)),
+        row(
             name,
             "agentmesh",
             "ratio",
@@ -177,9 +174,9 @@ async def _concurrent() -> list[dict[str, Any]]:
             "ratio",
             len(batches),
         ),
-        _row(name, "agentmesh", "failures", failures, "runs", 3 * CONCURRENT),
-        _row(name, "agentmesh", "rss_mb", max(sizes), "MB", len(sizes)),
-        _row(name, "agentmesh", "rss_growth_mb", sizes[-1] - sizes[0], "MB", len(sizes)),
+        row(name, "agentmesh", "failures", failures, "runs", 3 * CONCURRENT),
+        row(name, "agentmesh", "rss_mb", max(sizes), "MB", len(sizes)),
+        row(name, "agentmesh", "rss_growth_mb", sizes[-1] - sizes[0], "MB", len(sizes)),
     ]
 
 
@@ -198,7 +195,7 @@ def _imports() -> list[dict[str, Any]]:
             times[name].append(time.perf_counter() - started)
     bare = statistics.median(times["bare"])
     return [
-        _row("import", name, "import_s", max(0.0, statistics.median(times[name]) - bare), "s", len(times[name]))
+        row("import", name, "import_s", max(0.0, statistics.median(times[name]) - bare), "s", len(times[name]))
         for name in commands
     ]
 
@@ -277,29 +274,13 @@ async def _timed(call: Callable[[], Awaitable[Any]]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _row(
-    set_: str, policy: str, metric: str, value: float, unit: str, n: int, ci95: Sequence[float] | None = None
-) -> dict[str, Any]:
-    """One measured number."""
-    interval = [round(float(x), 4) for x in ci95] if ci95 is not None else None
-    return {
-        "set": set_,
-        "policy": policy,
-        "metric": metric,
-        "value": round(float(value), 4),
-        "ci95": interval,
-        "n": n,
-        "unit": unit,
-    }
-
-
 def _quantiles(set_: str, policy: str, samples: Sequence[float]) -> list[dict[str, Any]]:
     values = np.array(samples)
     drawn = np.random.default_rng(0).choice(values, size=(1000, len(values)))
     rows: list[dict[str, Any]] = []
     for metric, q in (("p50_ms", 50), ("p95_ms", 95)):
         spread = np.percentile(np.percentile(drawn, q, axis=1), [2.5, 97.5])
-        rows.append(_row(set_, policy, metric, float(np.percentile(values, q)), "ms", len(values), spread.tolist()))
+        rows.append(row(set_, policy, metric, float(np.percentile(values, q)), "ms", len(values), spread.tolist()))
     return rows
 
 

@@ -6,8 +6,6 @@ it may learn from are the set's train rows, as the examples of cards.
 """
 
 import asyncio
-import os
-import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +15,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh import __version__
 from agentmesh.errors import ConfigError, UnknownNameError
-from agentmesh.evaluation import metrics
+from agentmesh.evaluation import form, metrics
 from agentmesh.evaluation.datasets import DataSet, Sample, agent_id, cards_of, find_set, read_rows, read_set
 from agentmesh.models.base import Embedder
 from agentmesh.routing import Router, routers
@@ -103,8 +100,7 @@ async def bench_routing(
     rows: list[dict[str, Any]] = []
     for name, parts in exams.items():
         rows += await _measure(name, parts, tuple(dict.fromkeys(policies)), embedder, say)
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
-    return {"bench": "routing", "version": __version__, "machine": machine, "rows": rows}
+    return form.document("routing", rows)
 
 
 def open_set(data: Path, name: str) -> tuple[Exam, ...]:
@@ -251,15 +247,7 @@ def _row(
     value = statistic(np.arange(len(values)))
     low, high = metrics.bootstrap_ci95(len(values), statistic)
     low, high = min(low, value), max(high, value)  # the calibration error of a draw is larger than that of the rows
-    return {
-        "set": name,
-        "policy": policy,
-        "metric": metric,
-        "value": round(value, 4),
-        "ci95": [round(low, 4), round(high, 4)],
-        "n": len(values),
-        "unit": unit,
-    }
+    return form.row(name, policy, metric, value, unit, len(values), (low, high))
 
 
 # --- our policies -----------------------------------------------------------------------------------------------------
