@@ -1,6 +1,10 @@
 """What `semantic` does after it asked back, in later rounds, and with more agents than a ridge can tell apart."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,8 @@ from agentmesh.routing.semantic import SemanticRouter
 from agentmesh.run import loose_context
 from agentmesh.types import AgentCard, Clarification, Mode, RouteRequest, RoutingDecision, Task
 from tests.test_routing_contract import CARDS, HashedEmbedder
+
+ROOT = Path(__file__).resolve().parent.parent
 
 VAGUE = "It does not work."
 OPTIONS = ("billing", "vpn", "orders")
@@ -206,3 +212,27 @@ async def test_the_only_agent_works_where_nothing_but_a_description_says_what_it
     request = RouteRequest(task=Task(text="Sing me a song about a whale."), cards=(taught,))
     decision = await SemanticRouter(HashedEmbedder()).route(request, loose_context())
     assert not decision.chosen
+
+
+HASHING_PROCESS = """
+from agentmesh.routing.features import GramIndex, character_grams, word_grams
+texts = ["Where is my parcel?", "My package arrived damaged.", "The tunnel drops during uploads."]
+for grams in (word_grams, character_grams):
+    index = GramIndex(grams, texts)
+    print(index.hashed(index.codes(["Is my parcel damaged?"])).round(5).tolist())
+"""
+
+
+def test_features_are_the_same_in_every_process() -> None:
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", HASHING_PROCESS],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1

@@ -81,7 +81,9 @@ class GramIndex:
 
     def __init__(self, grams: Callable[[str], list[tuple[str, ...]]], texts: Sequence[str]) -> None:
         self._grams = grams
-        seen = Counter(gram for text in texts for gram in {g for group in grams(text[:MAX_CHARS]) for g in group})
+        # not a set: its order, and with it the column of each n-gram, would change from process to process
+        own = (dict.fromkeys(g for group in grams(text[:MAX_CHARS]) for g in group) for text in texts)
+        seen = Counter(gram for text_grams in own for gram in text_grams)
         self._places = {gram: place for place, gram in enumerate(seen)}
         self._rarity = 1.0 + np.log((1 + len(texts)) / (1 + np.fromiter(seen.values(), np.float64, len(seen))))
         self._unseen = 1.0 + math.log(1 + len(texts))
