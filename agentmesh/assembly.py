@@ -19,7 +19,7 @@ from agentmesh.budgets import BUDGET_TABLES, Ledger, check_agents
 from agentmesh.context import context_routers
 from agentmesh.context.base import ContextRouter
 from agentmesh.database import Database
-from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError
+from agentmesh.errors import ConfigError, InputError, MeshError, StoreError, UnknownNameError, nearest
 from agentmesh.graphs import GraphSpec
 from agentmesh.guardrails import PASSED, Guardrail, check_guardrail, open_guardrails
 from agentmesh.journal import JOURNAL_TABLES, DatabaseJournal
@@ -32,7 +32,8 @@ from agentmesh.mistakes import dotted, validated
 from agentmesh.models import check_model_spec, embedders, open_embedder, open_model
 from agentmesh.models.base import ChatModel, Embedder
 from agentmesh.models.weights import find_weights
-from agentmesh.project.loader import KnownNames, Mistake, Project, check_project, load_project
+from agentmesh.project.loader import KnownNames, Mistake, Project, check_project, load_project, tool_servers
+from agentmesh.project.watch import CardFolder
 from agentmesh.routing import routers
 from agentmesh.routing.base import Router
 from agentmesh.run import Journal, Limits, SystemClock, loose_context
@@ -41,8 +42,10 @@ from agentmesh.runtime.graph import AgentGraph
 from agentmesh.runtime.locks import resuming_alone
 from agentmesh.runtime.nodes import Parts
 from agentmesh.runtime.recent import RecentRuns
+from agentmesh.runtime.team import Team
 from agentmesh.runtime.threads import THREAD_TABLES, DatabaseThreads, MemoryThreads
 from agentmesh.settings import BudgetSettings, MeshSettings, ModelSettings, RoutingSettings, load_settings
+from agentmesh.text import words
 from agentmesh.tools.allowed import check_tool_names
 from agentmesh.tools.base import Toolset
 from agentmesh.tools.functions import FunctionToolset
@@ -51,7 +54,7 @@ from agentmesh.trace.base import NullSink, TraceSink
 from agentmesh.trace.events import Event
 from agentmesh.trace.redact import Redactor, secret_values
 from agentmesh.trace.store import TRACE_TABLES, TraceStore
-from agentmesh.types import AgentCard, MemoryKind, RolePolicy
+from agentmesh.types import AgentCard, MemoryKind, RolePolicy, Sensitive
 
 if TYPE_CHECKING:  # LangGraph takes a second to import, and most commands need none of it
     from agentmesh.runtime.mesh import Mesh, Services
@@ -112,7 +115,8 @@ def mesh_of(project: Project, *, progress: Progress | None = None) -> "Mesh":
     """The mesh of a project that was read; its scenarios are graphs by their names."""
     most = project.settings.routing.max_agents
     graphs = {name: scenario.to_graph_spec(max_agents=most) for name, scenario in project.scenarios.items()}
-    return _mesh(project.settings, project.cards, project.roles, graphs, project=project, progress=progress)
+    team = Team({card.id: card for card in project.cards})
+    return _mesh(project.settings, team, project.roles, graphs, project=project, progress=progress)
 
 
 def build_mesh(
@@ -186,23 +190,13 @@ def build_mesh(
         routing=_valued(RoutingSettings, {"max_agents": max_agents}, ""),
     )
     every_role = {"solver": RolePolicy(), **{name: _role_of(name, role) for name, role in (roles or {}).items()}}
-    for card in cards:
-        if card.role not in every_role:
-            raise UnknownNameError("role", card.role, sorted(every_role), where=f"agent {card.id!r}")
-    given_agents = {m.card.id: m for m in made if not isinstance(m, AgentCard)}
     toolsets = {
         name: given if isinstance(given, Toolset) else FunctionToolset(given, name=name)
         for name, given in (tools or {}).items()
     }
-    for card in cards:
-        if card.id not in given_agents:
-            check_tool_names(card.tools, toolsets, where=f"agent {card.id!r}: tools")
-            if card.tool is not None:
-                check_tool_names((card.tool,), toolsets, where=f"agent {card.id!r}: tool")
-                given_agents[card.id] = _tool_agent(card, toolsets)
     given = _Given(
         models=given_models,
-        agents=given_agents,
+        model_names=frozenset(models),
         router=router,
         context=context,
         refiner=refiner,
@@ -213,14 +207,8 @@ def build_mesh(
         toolsets=toolsets,
         guardrails=guardrails,
     )
-    for card in cards:
-        if card.model not in models and card.id not in given.agents:
-            if card.model == "default":
-                known = ", ".join(sorted(models)) or "none"
-                raise ConfigError(
-                    f"agent {card.id!r} names no model, and there is no 'default' in `model` ({known}); add one"
-                )
-            check_model_spec(card.model, where=f"agent {card.id!r}")
+    for one in made:
+        _check_joining(one, settings, every_role, given=given)
     if isinstance(knowledge, str | Path) and not Path(knowledge).is_dir():
         raise ConfigError(f"knowledge={str(knowledge)!r} is no folder; give a folder, or a list of texts")
     if isinstance(router, str):
@@ -231,7 +219,8 @@ def build_mesh(
         refiners.check(refiner)
     if isinstance(embedder, str) and not embedder.startswith("litellm:"):
         embedders.check(embedder)
-    return _mesh(settings, cards, every_role, graphs or {}, given=given)
+    team = Team({card.id: card for card in cards}, {m.card.id: m for m in made if not isinstance(m, AgentCard)})
+    return _mesh(settings, team, every_role, graphs or {}, given=given)
 
 
 def known_names() -> KnownNames:
@@ -245,6 +234,7 @@ def known_names() -> KnownNames:
         check_model=check_model_spec,
         check_guardrail=check_guardrail,
         check_router=_check_router,
+        check_rules=_check_rules,
     )
 
 
@@ -256,6 +246,19 @@ def _check_router(settings: MeshSettings, name: str, folder: Path) -> None:
         raise
     except MeshError:  # a key or weights that are not here: no mistake of a file
         return
+
+
+def _check_rules(settings: MeshSettings, folder: Path, agents: Iterable[str]) -> list[Mistake]:
+    """What is wrong with the rules that the settings name."""
+    file = settings.routing.rules
+    if file is None:
+        return []
+    from agentmesh.routing.rulebook import rule_mistakes
+    from agentmesh.routing.signals import OWN_DETECTORS
+
+    known = {*OWN_DETECTORS, *_detectors(None)}
+    named = {*routers.builtin, *settings.routing.routers}
+    return rule_mistakes(folder / file, file, agents=agents, detectors=known, routers=named)
 
 
 def check_folder(folder: str | Path, *, environ: Mapping[str, str] | None = None) -> list[Mistake]:
@@ -322,9 +325,10 @@ async def open_ledger(folder: str | Path, *, environ: Mapping[str, str] | None =
 async def open_routers(project: Project) -> AsyncGenerator[Callable[[str | None], Router]]:
     """The routers of a project by name; None: its own. Opens no memory and no state folder."""
     models = _Models(project.settings, {})
-    choosers = _Routers(project.settings, None, models, open_embedder(project.settings.memory.embedder), project.folder)
+    embedder = open_embedder(project.settings.memory.embedder)
+    choosers = _Routers(project.settings, None, models, embedder, project.folder, project.cards)
     try:
-        yield choosers.of
+        yield choosers.outer
     finally:
         await choosers.aclose()
         await models.aclose()
@@ -353,7 +357,8 @@ class _Given:
     """Parts that the caller of `build_mesh` made or named."""
 
     models: Mapping[str, ChatModel]
-    agents: Mapping[str, Agent]
+    model_names: frozenset[str]
+    """Of all models, those that are named too."""
     router: str | Router
     context: str | ContextRouter
     refiner: str | Refiner
@@ -367,7 +372,7 @@ class _Given:
 
 def _mesh(
     settings: MeshSettings,
-    cards: Sequence[AgentCard],
+    team: Team,
     roles: Mapping[str, RolePolicy],
     graphs: Mapping[str, AgentGraph | GraphSpec],
     *,
@@ -381,14 +386,22 @@ def _mesh(
         settings.guardrails, given.guardrails if given else (), secrets=secret_values(os.environ, names=_keys(settings))
     )
 
-    async def open_all(closers: list[Callable[[], Awaitable[None]]]) -> "Services":
-        services = await _open_all(settings, cards, roles, project, given, progress, closers)
+    async def open_all(team: Team, closers: list[Callable[[], Awaitable[None]]]) -> "Services":
+        services = await _open_all(settings, team, roles, project, given, progress, closers)
         services.parts = replace(services.parts, guardrails=guards)
         return services
 
+    def hire(agent: AgentCard | Agent | Callable[..., Any]) -> tuple[AgentCard, Agent | None]:
+        one = _agent_of(agent)
+        _check_joining(one, settings, roles, given=given, project=project)
+        return (one, None) if isinstance(one, AgentCard) else (one.card, one)
+
+    watch = CardFolder(project, known=known_names()) if project is not None and settings.watch else None
     return Mesh(
-        cards=cards,
+        team=team,
         open_services=partial(_open, open_all),
+        hire=hire,
+        watch=watch,
         limits=settings.limits,
         graphs=graphs,
         keep_prompts=settings.trace.keep_prompts,
@@ -396,13 +409,15 @@ def _mesh(
     )
 
 
-async def _open(open_all: "Callable[[list[Callable[[], Awaitable[None]]]], Awaitable[Services]]") -> "Services":
+async def _open(
+    open_all: "Callable[[Team, list[Callable[[], Awaitable[None]]]], Awaitable[Services]]", team: Team
+) -> "Services":
     """Open everything a mesh needs; what was opened is closed again if something fails."""
     from agentmesh.runtime.mesh import close_all
 
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
-        return await open_all(closers)
+        return await open_all(team, closers)
     except BaseException:
         with contextlib.suppress(Exception):  # what failed first is what is said
             await close_all(closers)
@@ -411,7 +426,7 @@ async def _open(open_all: "Callable[[list[Callable[[], Awaitable[None]]]], Await
 
 async def _open_all(
     settings: MeshSettings,
-    cards: Sequence[AgentCard],
+    team: Team,
     roles: Mapping[str, RolePolicy],
     project: Project | None,
     given: _Given | None,
@@ -424,7 +439,7 @@ async def _open_all(
     home = (project.folder if project else Path()) / settings.home
     models = _Models(settings, given.models if given else {})
     closers.append(models.aclose)
-    for name in sorted({card.model for card in cards if given is None or card.id not in given.agents}):
+    for name in sorted({card.model for card in team.cards.values() if _asks_model(card, team)}):
         models.check(name)
     embedder = given.embedder if given else settings.memory.embedder
     if isinstance(embedder, str):
@@ -449,9 +464,10 @@ async def _open_all(
             store = ArrayStore(embedder.name, embedder.dimensions)
         closers.append(store.aclose)
     writer = MemoryWriter(store, embedder, clock=clock)
-    choosers = _Routers(settings, given, models, embedder, project.folder if project else None)
+    choosers = _Routers(settings, given, models, embedder, project.folder if project else None, team.cards.values())
     closers.append(choosers.aclose)
-    parts = _parts(settings, cards, roles, given, models, choosers, embedder, store, writer)
+    agents = _Agents(team, roles, models, given.toolsets if given is not None else None)
+    parts = _parts(settings, agents, given, models, choosers, embedder, store, writer)
     parts.router(None)  # a router that cannot be made is said before anything runs
     sink: TraceSink = NullSink()
     if given is not None and given.sink is not None:
@@ -476,6 +492,8 @@ async def _open_all(
     seed = _Seed(project, given, writer, store, home if settings.durable else None, progress)
     return Services(
         parts=parts,
+        staffed=partial(_staffed, settings, given, models, agents),
+        ready=choosers.prepare,
         store=store,
         sink=sink,
         threads=DatabaseThreads(records[1]) if records else MemoryThreads(),
@@ -492,8 +510,7 @@ async def _open_all(
 
 def _parts(
     settings: MeshSettings,
-    cards: Sequence[AgentCard],
-    roles: Mapping[str, RolePolicy],
+    agents: "_Agents",
     given: _Given | None,
     models: "_Models",
     choosers: "_Routers",
@@ -501,53 +518,167 @@ def _parts(
     store: MemoryStore,
     writer: MemoryWriter,
 ) -> Parts:
-    by_id = {card.id: card for card in cards}
-    made_agents: dict[tuple[str, str | None], Agent] = {}
     context = given.context if given else settings.context.router
-    refiner = given.refiner if given else settings.refiner
-
-    def agent_of(agent: str, variant: str | None) -> Agent:
-        if given is not None and agent in given.agents:
-            return given.agents[agent]
-        if (agent, variant) not in made_agents:
-            card = by_id[agent]
-            role = roles.get(card.role)
-            toolsets: Mapping[str, Toolset] = given.toolsets if given is not None else _unconnected(card)
-            from agentmesh.agents.expert import ExpertAgent
-
-            made_agents[agent, variant] = (
-                ExpertAgent(card, models.of(card, variant), role, toolsets=toolsets)
-                if card.tool is None
-                else _tool_agent(card, toolsets)
-            )
-        return made_agents[agent, variant]
-
-    def tokenizer_of(card: AgentCard, variant: str | None) -> str:
-        if given is not None and card.id in given.agents:
-            return card.model
-        info = models.of(card, variant).info
-        return info.tokenizer or info.name
-
     if isinstance(context, str):
         options: dict[str, Any] = dict(settings.context.options)
         if context == "role_aware":
             options.setdefault("half_life_rounds", settings.context.half_life_rounds)
         context = context_routers.create(context, store=store, embedder=embedder, clock=SystemClock(), **options)
-    if isinstance(refiner, str):
-        titles = {card.id: card.title for card in cards}
-        refiner = refiners.create(refiner, model=models.named(settings.refiner_model), titles=titles)
     return Parts(
-        cards=by_id,
-        roles=roles,
-        agent=agent_of,
-        router=choosers.of,
+        cards=agents.team.cards,
+        roles=agents.roles,
+        agent=agents.of,
+        router=choosers.outer,
         context_router=context,
-        refiner=refiner,
+        refiner=_refiner_of(agents.team, settings, given, models),
         writer=writer,
-        tokenizer=tokenizer_of,
+        tokenizer=agents.tokenizer,
         budget_tokens=settings.context.budget_tokens,
         max_agents=settings.routing.max_agents,
     )
+
+
+def _refiner_of(team: Team, settings: MeshSettings, given: _Given | None, models: "_Models") -> Refiner:
+    refiner = given.refiner if given else settings.refiner
+    if not isinstance(refiner, str):
+        return refiner
+    titles = {card.id: card.title for card in team.cards.values()}
+    return refiners.create(refiner, model=models.named(settings.refiner_model), titles=titles)
+
+
+def _staffed(
+    settings: MeshSettings, given: _Given | None, models: "_Models", agents: "_Agents", parts: Parts, team: Team
+) -> Parts:
+    """The parts with another team; everything that does not depend on it is the same object."""
+    agents = agents.for_team(team)
+    before = {id_: card.title for id_, card in parts.cards.items()}
+    renamed = before != {id_: card.title for id_, card in team.cards.items()}
+    return replace(
+        parts,
+        cards=team.cards,
+        agent=agents.of,
+        tokenizer=agents.tokenizer,
+        refiner=_refiner_of(team, settings, given, models) if renamed else parts.refiner,
+    )
+
+
+class _Agents:
+    """The agents of a team, each made when it is first called.
+
+    Args:
+        team: Who they are.
+        roles: By name.
+        models: What they ask.
+        toolsets: What their cards may name; None: what a project's cards name is not connected.
+    """
+
+    def __init__(
+        self,
+        team: Team,
+        roles: Mapping[str, RolePolicy],
+        models: "_Models",
+        toolsets: Mapping[str, Toolset] | None,
+    ) -> None:
+        self.team, self.roles = team, roles
+        self._models, self._toolsets = models, toolsets
+        self._made: dict[tuple[str, str | None], tuple[AgentCard, Agent]] = {}
+        """With the card that each was made of: two teams may have different ones."""
+
+    def for_team(self, team: Team) -> "_Agents":
+        """Those of another team; who did not change is not made again."""
+        other = _Agents(team, self.roles, self._models, self._toolsets)
+        other._made = self._made
+        for key in [key for key in self._made if key[0] not in team.cards]:
+            del self._made[key]
+        return other
+
+    def of(self, agent: str, variant: str | None) -> Agent:
+        """The agent of this id and variant."""
+        if agent in self.team.made:
+            return self.team.made[agent]
+        card = self.team.cards[agent]
+        known = self._made.get((agent, variant))
+        if known is not None and known[0] is card:
+            return known[1]
+        toolsets = self._toolsets if self._toolsets is not None else _unconnected(card)
+        if card.tool is None:
+            from agentmesh.agents.expert import ExpertAgent
+
+            role = self.roles.get(card.role)
+            made: Agent = ExpertAgent(card, self._models.of(card, variant), role, toolsets=toolsets)
+        else:
+            made = _tool_agent(card, toolsets)
+        self._made[agent, variant] = (card, made)
+        return made
+
+    def tokenizer(self, card: AgentCard, variant: str | None) -> str:
+        """For which model the tokens of its context are counted."""
+        if not _asks_model(card, self.team):
+            return card.model
+        info = self._models.of(card, variant).info
+        return info.tokenizer or info.name
+
+
+def _asks_model(card: AgentCard, team: Team) -> bool:
+    """Whether the mesh makes an agent of this card that asks a model."""
+    return card.id not in team.made and card.tool is None
+
+
+def _check_joining(
+    one: AgentCard | Agent,
+    settings: MeshSettings,
+    roles: Mapping[str, RolePolicy],
+    *,
+    given: _Given | None = None,
+    project: Project | None = None,
+) -> None:
+    """Raise `ConfigError` unless this agent can work in the mesh.
+
+    Of an agent that was given as such only the description and the role are looked at: its models and tools are its
+    own.
+
+    Raises:
+        ConfigError: If its card says nothing, or names a role, a tool or a model that is not there.
+        ModelWeightsError: If the weights of its model are not here, in a project.
+    """
+    card = one if isinstance(one, AgentCard) else one.card
+    where = f"agent {card.id!r}"
+    if not words(card.description):
+        raise ConfigError(f"{where}: its description holds no words; say in a sentence what it answers")
+    if card.role not in roles:
+        raise UnknownNameError("role", card.role, sorted(roles), where=where)
+    if not isinstance(one, AgentCard):
+        return
+    _check_tools(card, given, project)
+    if card.tool is not None:
+        return
+    known = given.model_names if given is not None else frozenset(settings.models)
+    named = {card.model, *(variant.model for variant in card.variants.values() if variant.model)}
+    for name in sorted(named - known):
+        if name == "default":
+            there = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"{where} names no model, and there is no 'default' in `model` ({there}); add one")
+        if "/" not in name and ":" not in name and nearest(name, sorted(known)):
+            raise UnknownNameError("model", name, sorted(known), where=where)
+        check_model_spec(name, where=where)
+    if project is not None:
+        _Models(settings, {}).check(card.model)
+
+
+def _check_tools(card: AgentCard, given: _Given | None, project: Project | None) -> None:
+    """Raise `UnknownNameError` for a tool or a server of tools that is not there."""
+    if given is not None:
+        check_tool_names(card.tools, given.toolsets, where=f"agent {card.id!r}: tools")
+        if card.tool is not None:
+            check_tool_names((card.tool,), given.toolsets, where=f"agent {card.id!r}: tool")
+        return
+    named = (*card.tools, card.tool) if card.tool is not None else card.tools
+    servers = tool_servers(project.folder) if project is not None and named else frozenset[str]()
+    for name in named:
+        if name.partition(".")[0] not in servers:
+            raise UnknownNameError(
+                "tool server", name.partition(".")[0], sorted(servers), where=f"agent {card.id!r}: tools"
+            )
 
 
 class _Routers:
@@ -560,18 +691,22 @@ class _Routers:
         models: "_Models",
         embedder: Embedder,
         folder: Path | None = None,
+        cards: Iterable[AgentCard] = (),
     ) -> None:
         self._settings = settings.routing
+        self._declared: set[Sensitive] = {kind for card in cards for kind in card.allows}
         self._default: str | Router = given.router if given else settings.routing.router
         self._made: dict[str, Router] = {}
         self._making: list[str] = []
+        self._bounded: dict[int, tuple[Router, Router]] = {}
+        """By the identity of a router: it, and what stands around it."""
         self._offered = _Offered(
             {
                 "embedder": lambda: embedder,
                 "model": lambda: models.named(settings.routing.model),
                 "router_of": lambda: self.of,
                 "folder": lambda: folder,
-                "detectors": _detectors,
+                "detectors": lambda: _detectors(embedder),
             }
         )
 
@@ -595,6 +730,48 @@ class _Routers:
                 self._making.pop()
         return self._made[chosen]
 
+    def outer(self, name: str | None) -> Router:
+        """The same as a mesh asks it: within the rules of the project and what the cards allow.
+
+        Raises:
+            ConfigError: If it or the rules cannot be made.
+        """
+        inner = self.of(name)
+        if id(inner) not in self._bounded:
+            self._bounded[id(inner)] = (inner, self._within(inner))
+        return self._bounded[id(inner)][1]
+
+    def _within(self, inner: Router) -> Router:
+        detectors: Mapping[str, Callable[[str], Any]] = self._offered["detectors"]
+        settings = self._settings
+        if settings.rules is not None:
+            from agentmesh.routing.rules import rules_router
+
+            inner = rules_router(
+                self._offered["embedder"], router_of=self.of, detectors=detectors, folder=self._offered["folder"],
+                file=settings.rules, otherwise=inner,
+            )  # fmt: skip
+        if settings.withhold == ():
+            return inner
+        from agentmesh.routing.signals import OWN_DETECTORS
+        from agentmesh.routing.withheld import WithholdingRouter
+
+        known = {**OWN_DETECTORS, **detectors}
+        if settings.withhold is not None:
+            return WithholdingRouter(inner, known, always=settings.withhold)
+        return WithholdingRouter(
+            inner, known, always=("secret",), where_declared=("personal",), declared=self._declared
+        )
+
+    async def prepare(self, cards: Sequence[AgentCard]) -> None:
+        """Let the routers that were made and can learn cards learn these; those that others are made of are among
+        them. May raise what they do."""
+        default = self._default
+        for router in [*self._made.values(), *(() if isinstance(default, str) else (default,))]:
+            ready = getattr(router, "prepare", None)
+            if ready is not None:
+                await ready(cards)
+
     def _options(self, name: str) -> dict[str, Any]:
         main = self._settings.options if name == self._settings.router else {}
         return {**self._settings.routers.get(name, {}), **main}
@@ -607,9 +784,10 @@ class _Routers:
                 await close()
 
 
-def _detectors() -> dict[str, Callable[[str], Any]]:
+def _detectors(embedder: Embedder | None) -> dict[str, Callable[[str], Any]]:
     """What rules may ask of a text beside what routing finds itself: the detectors of the guardrails."""
-    from agentmesh.guardrails.injection import injection_signs
+    from agentmesh.guardrails.injection import injection_confidence
+    from agentmesh.guardrails.jailbreak import JailbreakDetector
     from agentmesh.guardrails.personal import PersonalRule
 
     personal = PersonalRule(action="flag")
@@ -617,7 +795,11 @@ def _detectors() -> dict[str, Callable[[str], Any]]:
     async def names_somebody(text: str) -> bool:
         return await personal.check(text, loose_context()) is not PASSED
 
-    return {"injection": injection_signs, "personal": names_somebody}
+    return {
+        "injection": injection_confidence,
+        "jailbreak": JailbreakDetector(embedder),
+        "personal": names_somebody,
+    }
 
 
 class _Offered(Mapping[str, Any]):

@@ -29,7 +29,7 @@ from agentmesh.errors import StoreError, StoreLockedError, StoreVersionError
 
 __all__ = ["SCHEMA_VERSION", "Database", "Statement", "Tables", "Value"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the whole file. Whoever changes any area's tables counts it up and adds a step under the new number."""
 APPLICATION_ID = 0x4D455348
 """`MESH` in ASCII, in the header of our files, so that somebody else's database is not taken for ours."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from agentmesh.errors import LimitError
 from agentmesh.trace.base import NullSink, TraceSink
 from agentmesh.trace.events import Event
-from agentmesh.types import AgentCall, AgentReply, Frozen, StopReason, Usage
+from agentmesh.types import AgentCall, AgentReply, Frozen, RunBounds, StopReason, Usage
 
 __all__ = [
     "Accounts",
@@ -137,6 +137,18 @@ class Meter:
         """Whether the trace has it already."""
         self._unpriced: set[str] = set()
         """Bounds that were said to be none."""
+        self._where: dict[str, str] = {}
+        """What set a limit, where the settings did not."""
+
+    def tighten(self, bounds: RunBounds) -> None:
+        """Let the run take no more than this from now on; a limit that is narrower already stays."""
+        narrower: dict[str, float] = {}
+        for name in ("max_tokens", "max_usd", "max_calls", "max_seconds"):
+            wanted, held = getattr(bounds, name), getattr(self.limits, name)
+            if wanted is not None and (held is None or wanted < held):
+                narrower[name], self._where[name] = wanted, bounds.where or "limits"
+        if narrower:
+            self.limits = self.limits.model_copy(update=narrower)
 
     def seconds(self) -> float:
         """Wall time so far."""
@@ -166,7 +178,7 @@ class Meter:
         )
         for name, allowed, spent in used:
             if allowed is not None and spent >= allowed:
-                error = LimitError(name, allowed, spent)
+                error = LimitError(name, allowed, spent, where=self._where.get(name, "limits"))
                 self.note(error)
                 raise error
         if self.accounts is not None:
@@ -186,7 +198,8 @@ class Meter:
     def note_time(self) -> None:
         """Remember that the run's time is over, if it is."""
         if self.limits.max_seconds is not None and self.seconds() >= self.limits.max_seconds:
-            self.note(LimitError("max_seconds", self.limits.max_seconds, self.seconds()))
+            where = self._where.get("max_seconds", "limits")
+            self.note(LimitError("max_seconds", self.limits.max_seconds, self.seconds(), where=where))
 
     def begin(self, agent: str = "") -> None:
         """A call is on its way: until `end`, it counts as a call."""

@@ -32,7 +32,7 @@ from agentmesh.mistakes import (
     validated,
 )
 from agentmesh.run import Limits
-from agentmesh.types import Frozen
+from agentmesh.types import Frozen, Sensitive
 
 __all__ = [
     "SETTINGS_FILE",
@@ -111,6 +111,14 @@ class RoutingSettings(Frozen):
     """Arguments of the router. Where it takes other routers (`shortlist`, `fallback`, `steps`), they stand by name."""
     routers: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     """Arguments of further routers by name, of those that `options` or a graph name."""
+    rules: str | None = Field(default=None, min_length=1)
+    """A YAML or TOML file of rules over signals, relative to the project; they hold around every router that a mesh
+    asks, whichever it is."""
+    withhold: Annotated[tuple[Sensitive, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] | None = (
+        None
+    )
+    """Kinds of sensitive data that an agent is sent only if its card `allows` them: `secret`, `personal`. Absent:
+    `secret`, and `personal` as soon as some card allows it; an empty list: neither."""
 
 
 class ContextSettings(Frozen):
@@ -234,6 +242,8 @@ class MeshSettings(Frozen):
     """Whether runs are checkpointed on disk."""
     home: Path = Path(".agentmesh")
     """State of the project, relative to its folder."""
+    watch: bool = True
+    """Whether cards that are added, changed or removed in `agents/` count from the next question on."""
     limits: Limits = Limits()
     """Of every run that sets none itself."""
     budgets: BudgetSettings = BudgetSettings()

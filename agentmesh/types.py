@@ -39,6 +39,8 @@ __all__ = [
     "RolePolicy",
     "RouteRequest",
     "RoutingDecision",
+    "RunBounds",
+    "Sensitive",
     "Side",
     "StopReason",
     "Task",
@@ -50,6 +52,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A number between 0 and 1."""
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """Letters, digits, `_`, `.`, `-`; at most 64."""
+Sensitive = Literal["personal", "secret"]
+"""Kinds of data that an agent is sent only if its card `allows` them."""
 
 
 class Frozen(BaseModel):
@@ -71,6 +75,8 @@ class Message(Frozen):
 
     role: Literal["user", "assistant"]
     text: str
+    agents: tuple[str, ...] = ()
+    """Of an assistant's turn: ids of the agents that worked on it, where that is known."""
 
 
 class Clarification(Frozen):
@@ -191,7 +197,7 @@ class AgentCard(Frozen):
     approval: Approval = Approval.NEVER
     visibility: Literal["shared", "private"] = "shared"
     """Whether its replies enter memory that others may read."""
-    allows: tuple[Literal["personal", "secret"], ...] = ()
+    allows: tuple[Sensitive, ...] = ()
     """Sensitive kinds that it may be sent."""
     shadow: bool = False
     """Competes in routing and is traced, but is never called."""
@@ -201,6 +207,8 @@ class AgentCard(Frozen):
     """A JSON schema that the reply is validated against."""
     tool: str | None = None
     """`server.tool`: an expert without a model, the tool is its answer."""
+    generated: tuple[Literal["description"], ...] = ()
+    """Keys that `agentmesh agents describe` wrote; take one out when a person has read or rewritten its text."""
     instructions: str = ""
     """The body of the card's file."""
 
@@ -420,6 +428,28 @@ class Candidate(Frozen):
     """The parts of the score by name."""
 
 
+class RunBounds(Frozen):
+    """What a run may take at most from a decision on. The run's own limits hold besides: nothing is ever widened."""
+
+    max_tokens: int | None = Field(default=None, ge=0)
+    """Prompt and completion tokens of all model calls of the run, those before the decision among them."""
+    max_usd: float | None = Field(default=None, ge=0)
+    """US$, likewise."""
+    max_calls: int | None = Field(default=None, ge=0)
+    """Model calls, likewise."""
+    max_seconds: float | None = Field(default=None, ge=0)
+    """Seconds of wall time since the run began."""
+    where: str = ""
+    """What set them, for the message where one is reached: `rules[2].limits`."""
+
+    def least(self, other: "RunBounds") -> "RunBounds":
+        """The narrower one of each bound."""
+        names = ("max_tokens", "max_usd", "max_calls", "max_seconds")
+        pairs = {name: [v for v in (getattr(self, name), getattr(other, name)) if v is not None] for name in names}
+        where = ", ".join(dict.fromkeys(w for w in (self.where, other.where) if w))
+        return RunBounds(where=where, **{name: min(values) for name, values in pairs.items() if values})
+
+
 class RoutingDecision(Frozen):
     """Which agents work on a task, and why."""
 
@@ -437,6 +467,10 @@ class RoutingDecision(Frozen):
     """What to ask the user, in the mode `clarify`."""
     options: tuple[str, ...] = ()
     """Ids of the agents that it is torn between, best first, in the mode `clarify`."""
+    stopped: str = ""
+    """In the mode `out_of_scope`: what the user is told where the run is stopped; empty: nobody is for the task."""
+    limits: RunBounds | None = None
+    """What the rest of the run may take at most."""
     router: str
     latency_ms: float = 0.0
     usage: Usage = Usage()
@@ -464,6 +498,8 @@ class AgentCall(Frozen):
     stage: str = "route"
     round: int = 1
     weight: float = 1.0
+    limits: RunBounds | None = None
+    """What the decision lets the run take at most."""
     order: int = 0
     """Position in the routing order."""
     known: tuple[str, ...] = ()

@@ -112,6 +112,20 @@ def test_overlap_shows_a_map_and_writes_a_picture(run: Run) -> None:
     assert Path("report/overlap.md").read_text().startswith("# Overlap of cards")
 
 
+def test_a_map_that_does_not_fit_the_terminal_shows_who_competes_most(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("agents/machines2.md").write_text(Path("agents/machines.md").read_text())
+    monkeypatch.setenv("COLUMNS", "24")
+    code, out, errors = run("agents", "overlap")
+    assert code == 0, errors
+    assert [line[:13].strip() for line in out.splitlines() if line[:4] in ("  1 ", "  2 ")] == [
+        "1 machines",
+        "2 machines2",
+    ]
+    assert "the 2 that compete" in out
+
+
 def test_overlap_as_json_has_the_table_and_the_edits(run: Run) -> None:
     card = Path("agents/machines.md").read_text()
     Path("agents/machines2.md").write_text(card)

@@ -12,6 +12,8 @@ from agentmesh.evaluation.metrics import (
     mean_set_size,
     micro_f1,
     recall_at,
+    reliability,
+    same_route,
     top1,
 )
 
@@ -65,6 +67,15 @@ def test_calibration_error_is_the_mean_gap_of_bins_of_equal_mass() -> None:
     # In order: {.2, .4} of which half is right, {.7, .9} of which half: gaps .2 and .3, each of half the mass.
     assert calibration_error(chance, right, bins=2) == pytest.approx(0.25)
     assert calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == pytest.approx(0.0)
+
+
+def test_reliability_is_what_was_said_and_what_came_true_by_bin() -> None:
+    chance, right = np.array([0.9, 0.2, 0.7]), np.array([True, False, False])
+    assert reliability(chance, right, bins=2) == [(pytest.approx(0.45), 0.0, 2), (0.9, 1.0, 1)]
+
+
+def test_the_same_route_is_the_same_agent_and_nobody_is_never_the_same() -> None:
+    assert same_route(["a", "a", None, None], ["a", "b", "a", None]).tolist() == [1, 0, 0, 0]
 
 
 def test_an_interval_holds_the_mean_and_repeats_with_its_seed() -> None:

@@ -10,11 +10,12 @@ from agentmesh.errors import ConfigError, ModelUnavailableError, RoutingError, U
 from agentmesh.models.base import ChatReply, ChatRequest
 from agentmesh.models.scripted import Reply, ScriptedModel
 from agentmesh.routing import Router, routers
+from agentmesh.routing.agreement import agreed
 from agentmesh.routing.baselines import KeywordRouter
-from agentmesh.routing.opinion import agreed, read_json, read_tags
-from agentmesh.routing.reasoning import ReasoningRouter, routing_prompt
+from agentmesh.routing.opinion import read_json, read_tags
+from agentmesh.routing.reasoning import PromptLengths, ReasoningRouter, routing_prompt
 from agentmesh.run import Emitter, Limits, MemoryJournal, Meter, RunContext, SystemClock, loose_context
-from agentmesh.tokens import counter_for
+from agentmesh.tokens import TokenCounter, counter_for
 from agentmesh.trace.events import ModelCalled, StepFailed
 from agentmesh.trace.sinks import ListSink
 from agentmesh.types import (
@@ -288,6 +289,10 @@ async def test_the_tags_name_agents_without_numbers() -> None:
         ("<ID>accounting</ID><ID>vpn</ID>", ["vpn"]),
         ("<ID>vpn</ID><ID>orders</ID><ID>billing</ID><ID>recipes</ID>", ["vpn", "orders", "billing"]),
         ("<Reason>nobody</Reason><ID>OOS</ID>", []),
+        ("<Reason>nobody</Reason><ID> oos </ID>\n<id>Oos</id>", []),
+        ("<ID>oos</ID><ID>accounting</ID>", []),
+        ("<ID>vpn, orders</ID>", ["vpn", "orders"]),
+        ("I think of <ID>billing</ID>.\n</think>\n<Reason>x</Reason>\n<ID>vpn</ID>", ["vpn"]),
     ],
 )
 def test_tags_are_read_whatever_their_case_and_order(reply: str, agents: list[str]) -> None:
@@ -311,6 +316,23 @@ def test_tags_that_cannot_be_used_say_why(reply: str, problem: str) -> None:
         read_tags(reply, CARDS)
 
 
+async def test_unknown_tags_are_dropped_and_named_in_the_evidence() -> None:
+    decision = await decide("<Reason>x</Reason><ID>accounting</ID><ID>VPN</ID><ID>vpn</ID>", protocol="tags")
+    assert decision.agents == ("vpn",)
+    assert decision.evidence["dropped"] == ["accounting"]
+
+
+async def test_an_agent_beside_oos_is_asked_about_again() -> None:
+    router, model = router_of("<ID>vpn</ID><ID>oos</ID>", "<Reason>x</Reason><ID>oos</ID>", protocol="tags")
+    assert (await router.route(request_of(), loose_context())).mode is Mode.OUT_OF_SCOPE
+    assert "it names vpn and oos; decide for one of the two" in model.requests[1].messages[-1].text
+
+
+def test_an_agent_that_is_called_oos_is_an_agent() -> None:
+    cards = (*CARDS, AgentCard(id="oos", description="Out of stock: says when goods come back."))
+    assert [p.agent for p in read_tags("<ID>oos</ID>", cards).picks] == ["oos"]
+
+
 async def test_tags_are_repaired_in_their_own_form() -> None:
     router, model = router_of("billing", "<Reason>x</Reason><ID>billing</ID>", protocol="tags")
     assert (await router.route(request_of(), loose_context())).agents == ("billing",)
@@ -327,6 +349,47 @@ async def test_oos_is_as_sure_as_the_shortlist_is_unsure() -> None:
 async def test_tags_name_at_most_three_agents() -> None:
     decision = await decide("".join(f"<ID>{c.id}</ID>" for c in CARDS), protocol="tags", request=request_of(most=10))
     assert len(decision.chosen) == 3
+
+
+# --- what was said before ---------------------------------------------------------------------------------------------
+
+TALK = (
+    Message(role="user", text="The VPN drops."),
+    Message(role="assistant", text="Restart the client.", agents=("vpn", "network")),
+    Message(role="user", text="I did."),
+)
+
+
+def test_recent_turns_stand_fenced_with_who_worked_on_them() -> None:
+    text = routing_prompt(request_of("It still drops.", history=TALK), CARDS).messages[1].text
+    history = text.partition("<<<history\n")[2].partition("\nhistory>>>")[0]
+    assert history.splitlines() == [
+        "user: The VPN drops.", "assistant (vpn, network): Restart the client.", "user: I did.",
+    ]  # fmt: skip
+    tags = routing_prompt(request_of("It still drops.", history=TALK), CARDS, protocol="tags").messages[0].text
+    assert tags.endswith("assistant (vpn, network): Restart the client.\nuser: I did.\nuser: It still drops.")
+
+
+def test_the_latest_turns_are_kept_within_a_bound_of_tokens() -> None:
+    turns = tuple(Message(role="user", text=f"{n} " + "发票错误" * 70) for n in range(6))
+    text = routing_prompt(request_of("x", history=turns), CARDS).messages[1].text
+    history = text.partition("<<<history\n")[2].partition("\nhistory>>>")[0]
+    assert history.splitlines()[-1].startswith("user: 5 ")
+    assert "user: 0 " not in history
+    assert counter_for("").count(history) <= 600
+
+
+@pytest.mark.parametrize("k", [1, 2])
+async def test_who_worked_on_the_last_turn_can_go_on_although_the_words_do_not_say_so(k: int) -> None:
+    talk = (
+        Message(role="user", text="A soup?"),
+        Message(role="assistant", text="Boil it.", agents=("recipes", "gone")),
+    )
+    router, model = router_of(said(("recipes", 0.9)), k=k)
+    decision = await router.route(request_of("And then?", history=talk, most=1), loose_context())
+    assert decision.evidence["shortlist"] == ["billing", "recipes"]
+    assert decision.agents == ("recipes",)
+    assert "assistant (recipes, gone): Boil it." in model.requests[0].messages[1].text
 
 
 # --- several samples --------------------------------------------------------------------------------------------------
@@ -485,6 +548,62 @@ def test_the_prompt_of_a_shortlist_is_a_small_part_of_that_of_150_agents() -> No
     ]
     request = request_of("what is new about topic 7", cards=cards)
     assert tokens(routing_prompt(request, cards[:8])) <= 0.10 * tokens(routing_prompt(request, cards))
+
+
+def topics(count: int) -> list[AgentCard]:
+    """So many cards with examples of one length."""
+    return [
+        AgentCard(
+            id=f"topic{n:03}",
+            description=f"Answers what is new about topic {n:03}.",
+            examples=tuple(f"tell me what is new about topic {n:03} on day {m}" for m in range(3)),
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["json", "tags"])
+async def test_the_evidence_compares_the_prompt_with_one_of_all_agents(protocol: Any) -> None:
+    cards = topics(40)
+
+    def reply(asked: ChatRequest) -> ChatReply:
+        text = said(("topic000", 0.9)) if protocol == "json" else "<Reason>why</Reason><ID>topic000</ID>"
+        return ChatReply(text=text, usage=Usage(calls=1, prompt_tokens=tokens(asked)), model="m")
+
+    router, model = router_of(
+        model=ScriptedModel(reply), protocol=protocol, shortlist=Ranked({"topic000": 0.5}), samples=2
+    )
+    request = request_of("what is new?", cards=cards)
+    decision = await router.route(request, loose_context())
+    taken, full = decision.evidence["prompt_tokens"], decision.evidence["prompt_tokens_full"]
+    assert taken == 2 * tokens(model.requests[0])
+    assert full == pytest.approx(2 * tokens(routing_prompt(request, cards, protocol=protocol)), rel=0.02)
+    assert f"(8 of 40 agents shown: {taken / full:.0%} of the tokens)" in decision.reason
+
+
+async def test_with_all_agents_in_the_prompt_nothing_is_spared() -> None:
+    decision = await decide(said(("vpn", 0.9)))
+    assert decision.evidence["prompt_tokens_full"] == decision.evidence["prompt_tokens"] > 0
+    assert "agents shown" not in decision.reason
+
+
+class CountingCounter(TokenCounter):
+    """Ten tokens for every text."""
+
+    def __init__(self) -> None:
+        self.name, self.counted = "ten", 0
+
+    def count(self, text: str) -> int:
+        self.counted += 1
+        return 10
+
+
+def test_agents_are_counted_once_for_a_set_of_cards() -> None:
+    lengths, counter, cards = PromptLengths(), CountingCounter(), topics(40)
+    assert [lengths.spared(counter, tuple(cards), cards[:n]) for n in (8, 8, 40)] == [320, 320, 0]
+    assert counter.counted == 40
+    assert lengths.spared(counter, cards[:20], cards[:8]) == 120
+    assert counter.counted == 60
 
 
 def test_the_examples_that_are_shown_are_the_nearest_to_the_request() -> None:

@@ -20,7 +20,9 @@ from agentmesh.guardrails.personal import PersonalRule
 from agentmesh.models.base import Embedder
 from agentmesh.models.scripted import ScriptedEmbedder
 from agentmesh.routing import Router, routers
-from agentmesh.routing.rules import RuleBook, RulesRouter, read_rules, rule_book, rules_router
+from agentmesh.routing.language import language_confidence
+from agentmesh.routing.rulebook import RuleBook, read_rules, rule_book
+from agentmesh.routing.rules import RulesRouter, rules_router
 from agentmesh.routing.signals import (
     OWN_DETECTORS,
     ConditionSpec,
@@ -30,7 +32,6 @@ from agentmesh.routing.signals import (
     SignalSpec,
     in_words,
     judged,
-    language_confidence,
 )
 from agentmesh.run import loose_context
 from agentmesh.testing import RouterContract, ScriptedRouter
@@ -737,7 +738,7 @@ async def test_routers_that_need_one_another_are_a_mistake_with_the_key(tmp_path
     ("options", "said"),
     [
         ({"file": "rules.json"}, "rules.json: must end in .yaml, .yml or .toml"),
-        ({"file": "gone.yaml"}, "gone.yaml: does not exist; correct the option `file`"),
+        ({"file": "gone.yaml"}, "gone.yaml: does not exist; correct the path"),
         ({"file": "x.yaml", "rules": []}, "has `file` and rules of its own"),
         ({"rules": [{"name": "r"}]}, "routing.options: rules[0]: does nothing"),
         ({"otherwise": "semantik"}, "no router is called 'semantik'; did you mean 'semantic'?"),

@@ -432,7 +432,7 @@ async def test_a_shadow_leaves_no_mark_on_the_run() -> None:
     router = ShadowRouter(ScriptedRouter("vpn"), Spends())
     await route(router, ctx=ctx)
     await asyncio.wait_for(router.settle(), 5)
-    assert (len(contexts), sink.events) == (1, [])
+    assert (len(contexts), [event.type for event in sink.events]) == (1, ["routes_compared"])
     assert isinstance(ctx.meter, Meter)
     assert (ctx.meter.spent.calls, ctx.meter.stop) == (0, None)
     assert ctx.next_call_id().endswith("/1")

@@ -1,7 +1,9 @@
 """`agentmesh agents`: the cards of the project."""
 
+import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,12 +11,18 @@ import typer
 
 from agentmesh.cli.app import JsonOption, ProjectOption, agents_app, consoles, print_json, project_folder
 from agentmesh.cli.completion import complete_agents
-from agentmesh.errors import InputError, UnknownNameError
+from agentmesh.errors import ConfigError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from agentmesh.mistakes import Mistake
+    from agentmesh.models.base import ChatModel
+    from agentmesh.project.descriptions import CardFile, Lack
+    from agentmesh.run import RunContext
 
 __all__: list[str] = []
+
+DESCRIBED_AT_ONCE = 4
+"""Agents that a model describes at the same time."""
 
 AgentArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The agent's id: its file's name.", autocompletion=complete_agents)
@@ -132,6 +140,173 @@ def agents_remove(
     folder = _existing_project(project)
     path, fresh = remove_card(folder, agent, known=known_names(), environ=os.environ, force=force)
     _report("removed", agent, path, fresh, as_json)
+
+
+@agents_app.command("describe")
+def agents_describe(
+    agents: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID]...", help="Only these agents.", autocompletion=complete_agents, show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model of the settings, or any LiteLLM id; by default `routing.model`.", show_default=False
+        ),
+    ] = None,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="Name the most telling words of the examples; no model is asked.")
+    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also where a good enough description stands.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write into the cards what is otherwise only shown.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Most agents.", min=1, show_default=False)] = None,
+    max_usd: Annotated[
+        float | None, typer.Option(help="US$ that the model may take.", min=0, show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+    project: ProjectOption = None,
+) -> None:
+    """Write descriptions from examples where cards have none or a thin one, marked as `generated` in the card.
+
+    Shows the changes; --write makes them. Exit status: 0 done, 1 an agent could not be described, 2 a mistake in the
+    command or the settings.
+    """
+    from agentmesh.project.descriptions import lacking, read_card_files
+
+    folder = _existing_project(project)
+    if no_model and (model is not None or max_usd is not None):
+        raise InputError("--no-model asks no model; leave --model and --max-usd out, or leave --no-model out")
+    cards = read_card_files(folder)
+    wanted = lacking(cards, agents or (), every=every)
+    left_out = sorted(set(agents or ()) - {card.agent for card, _ in wanted})
+    work = _Describing(folder, cards, wanted[:limit], write=write, max_usd=max_usd)
+    asyncio.run(work.run(None if no_model or not wanted else _open_described(folder, model)))
+    values = {
+        "described": work.done,
+        "failed": work.failed,
+        "left_out": left_out,
+        "model": work.model,
+        "usage": work.usage.model_dump(mode="json"),
+    }
+    if as_json:
+        print_json(values)
+    else:
+        _show_described(values, write=write, more=len(wanted) - len(work.cards))
+    for agent, error in work.failed.items():
+        print(f"agentmesh: {agent}: {error}", file=sys.stderr)
+    if work.failed:
+        raise typer.Exit(1)
+
+
+class _Describing:
+    """Descriptions of some agents, a few at a time; what fails is noted and the others go on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        cards: "Sequence[CardFile]",
+        wanted: "Sequence[tuple[CardFile, Lack]]",
+        *,
+        write: bool,
+        max_usd: float | None,
+    ) -> None:
+        from agentmesh.run import Limits
+        from agentmesh.types import Usage
+
+        self.all, self.cards, self.folder, self.write = cards, wanted, folder, write
+        self.limits = Limits(max_usd=max_usd, max_calls=None, max_seconds=None)
+        self.done: list[dict[str, Any]] = []
+        self.failed: dict[str, str] = {}
+        self.model: str | None = None
+        self.usage = Usage()
+
+    async def run(self, model: "ChatModel | None") -> None:
+        """Describe them all; with a model, that is closed afterwards."""
+        from agentmesh.run import loose_context
+
+        ctx, gate = loose_context("describe", limits=self.limits), asyncio.Semaphore(DESCRIBED_AT_ONCE)
+        self.model = model.info.name if model is not None else None
+        try:
+            made = await asyncio.gather(*(self._one(card, lack, model, ctx, gate) for card, lack in self.cards))
+        finally:
+            if model is not None:
+                await model.aclose()
+        self.done = [one for one in made if one is not None]
+        self.failed = {card.agent: self.failed[card.agent] for card, _ in self.cards if card.agent in self.failed}
+        self.usage = ctx.meter.spent if ctx.meter is not None else self.usage
+
+    async def _one(
+        self, card: "CardFile", lack: "Lack", model: "ChatModel | None", ctx: "RunContext", gate: asyncio.Semaphore
+    ) -> dict[str, Any] | None:
+        from agentmesh.agents.describe import describe, describe_by_words
+        from agentmesh.errors import MeshError
+        from agentmesh.project.descriptions import described, text_diff, write_card_file
+
+        if card.error:
+            self.failed[card.agent] = card.error
+            return None
+        try:
+            if model is None:
+                text = await asyncio.to_thread(describe_by_words, card, self.all)
+            else:
+                async with gate:
+                    text = await describe(card, model, ctx.at(step=f"describe/{card.agent}"))
+            data = described(card, text)
+            if self.write:
+                await asyncio.to_thread(write_card_file, card, data)
+        except MeshError as error:
+            self.failed[card.agent] = str(error)
+            return None
+        return {
+            "agent": card.agent,
+            "file": f"agents/{card.path.name}",
+            "why": lack,
+            "before": card.description or None,
+            "description": text,
+            "diff": text_diff(card, data),
+            "written": self.write,
+        }
+
+
+def _open_described(folder: Path, name: str | None) -> "ChatModel":
+    """The model of that name, if it can be trusted with words."""
+    from agentmesh.models import check_model_spec, open_model
+    from agentmesh.settings import ModelSettings, load_settings
+
+    settings = load_settings(folder, environ=os.environ)
+    called = name or settings.routing.model
+    if called not in settings.models:
+        check_model_spec(called, where="--model" if name else "routing.model")
+    model = open_model(called, settings.models.get(called, ModelSettings(model=called)))
+    if not model.info.capable:
+        raise ConfigError(
+            f"the model {called!r} is declared not capable, so it writes no descriptions; name a capable one with "
+            "--model or in [models], or take the most telling words of the examples with --no-model"
+        )
+    return model
+
+
+def _show_described(values: dict[str, Any], *, write: bool, more: int) -> None:
+    """The changes, or what was written; what it took goes to standard error."""
+    for one in values["described"]:
+        print(f"wrote {one['file']}: {one['description']}" if write else one["diff"])
+    for agent in values["left_out"]:
+        print(f"agentmesh: {agent} has a description; add --all to write another", file=sys.stderr)
+    done, usage = len(values["described"]), values["usage"]
+    if not done and not values["failed"] and not values["left_out"]:
+        print("agentmesh: no card lacks a description; add --all to write others", file=sys.stderr)
+        return
+    said = f"{done} described" + (f", {len(values['failed'])} failed" if values["failed"] else "")
+    said += f", {more} more beyond --limit" if more > 0 else ""
+    if values["model"]:
+        unknown = "" if usage["cost_known"] else " or more (a price is not known)"
+        said += (
+            f"; {values['model']}: {usage['calls']} call{'s' if usage['calls'] != 1 else ''}, "
+            f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens, {usage['cost_usd']:.4f} US${unknown}"
+        )
+    print(f"agentmesh: {said}" + ("" if write or not done else "; --write makes the changes"), file=sys.stderr)
 
 
 def _existing_project(given: Path | None) -> Path:

@@ -6,6 +6,7 @@ A command imports what it needs when it runs, so that `--help` stays quick.
 from agentmesh.cli import (
     agents,
     bench,
+    bench_adversarial,
     bench_joint,
     bench_routing,
     budgets,
@@ -26,6 +27,7 @@ __all__ = ["app"]
 MODULES = (
     agents,
     bench,
+    bench_adversarial,
     bench_joint,
     bench_routing,
     budgets,

@@ -1,7 +1,6 @@
 """`agentmesh agents overlap`: which cards compete for the same messages, and what to change."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,10 +27,14 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-SHADES = (" ", "░", "▒", "▓", "█")
-"""Of a share in the heat map, by fourths; two signs a cell."""
+SHADES = (("░", 0.05), ("▒", 0.15), ("▓", 0.4), ("█", 0.7))
+"""Of a cell of the heat map, each from this share on: closer together where cards begin to compete."""
 MOST_CELLS = 40
-"""Agents whose heat map fits a terminal; of more, those that compete most are shown."""
+"""Agents of a heat map on a terminal; of more, or where its columns do not hold as many, those that compete most."""
+WIDE_CELL, CELL = 3, 2
+"""Columns of a cell, where there is room and where there is not."""
+NAME = 24
+"""Characters of an agent's name beside the map; longer ones are cut."""
 SHOWN = 10
 """Pairs, misfits and thin descriptions that the terminal lists of each."""
 QUOTED = 2
@@ -197,38 +200,40 @@ def _show_map(found: "Overlap", console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    places = _shown_places(found)
+    width = min(NAME, max(len(agent) for agent in found.agents))
+    room = console.width - width - len("123   none")
+    places = _shown_places(found, max(2, room // CELL))
+    cell = WIDE_CELL if len(places) * WIDE_CELL <= room else CELL
     table = Table(box=None, header_style="dim", pad_edge=False, padding=0, collapse_padding=True)
     table.add_column("")
     for number in range(1, len(places) + 1):
-        table.add_column(f"{number:>2}"[-2:], width=2, no_wrap=True)
+        shown = cell == WIDE_CELL or number < 10 or number % 2 == 0  # two digits beside two digits are one number
+        table.add_column(f"{number:>2}" if shown else "", width=cell, no_wrap=True)
     table.add_column(" none", no_wrap=True)
-    width = max(len(found.agents[place]) for place in places)
     for number, row in enumerate(places, start=1):
-        name = Text(f"{number:>3} {found.agents[row]:<{width}} ", style="dim" if not found.examples[row] else "")
+        agent = found.agents[row] if len(found.agents[row]) <= width else found.agents[row][: width - 1] + "…"
+        name = Text(f"{number:>3} {agent:<{width}} ", style="dim" if not found.examples[row] else "")
         cells = [_cell(float(found.chance[row, column])) for column in places]
         table.add_row(name, *cells, Text(" ") + _cell(float(found.chance[row, -1])))
     console.print(table)
-    key = "  ".join(
-        f"{shade * 2} {low:.2f}" for shade, low in zip(SHADES[1:], (0.125, 0.375, 0.625, 0.875), strict=True)
-    )
+    key = "  ".join(f"{shade * 2} {low:.2f}" for shade, low in SHADES)
     told = "row: whose examples; column: who would get them, as a mean probability from  "
     console.print(Text(told + key, style="dim"))
     if len(places) < len(found.agents):
         console.print(Text(f"the {len(places)} that compete most; --out writes all", style="dim"))
 
 
-def _shown_places(found: "Overlap") -> list[int]:
-    """All agents, or of too many those that compete most."""
-    if len(found.agents) <= MOST_CELLS:
+def _shown_places(found: "Overlap", most: int) -> list[int]:
+    """All agents, or of too many those that compete most, at most so many."""
+    most = min(most, MOST_CELLS)
+    if len(found.agents) <= most:
         return list(range(len(found.agents)))
     order = {agent: place for place, agent in enumerate(found.agents)}
     named = [order[agent] for pair in found.rivals for agent in (pair.first, pair.second)]
-    return sorted(list(dict.fromkeys([*named, *range(len(order))]))[:MOST_CELLS])
+    return sorted(list(dict.fromkeys([*named, *range(len(order))]))[:most])
 
 
 def _cell(share: float) -> Any:
     from rich.text import Text
 
-    level = min(len(SHADES) - 1, math.floor(share * (len(SHADES) - 1) + 0.5))
-    return Text(SHADES[level] * 2, style="cyan")
+    return Text(next((shade for shade, low in reversed(SHADES) if share >= low), " ") * 2, style="cyan")

@@ -1,7 +1,7 @@
 """How runs look in a terminal. Text of users, agents and memory is printed as it is: it is never read as markup."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.text import Text
 from agentmesh.evaluation.expect import Check
 from agentmesh.trace.events import (
     AgentReplied,
+    AgentsChanged,
     AgentStarted,
     ContextSelected,
     Event,
@@ -27,6 +28,7 @@ from agentmesh.trace.events import (
     PersonAnswered,
     PersonAsked,
     RouteDecided,
+    RoutesCompared,
     RunCancelled,
     RunFailed,
     RunFinished,
@@ -55,6 +57,8 @@ __all__ = [
 
 BAR_CELLS = 20
 SHOWN_CANDIDATES = 6
+SHOWN_SHADOWS = 3
+"""Agents with `shadow` that are shown although they score lower than those above."""
 MOST_ARGUMENT_CHARS = 120
 """Characters of a tool's arguments on its line."""
 COLOURS = {
@@ -83,7 +87,9 @@ def show_decision(decision: RoutingDecision) -> Group:
     for heading, side in (("", "left"), ("agent", "left"), ("probability", "left"), ("", "right"), ("why", "left")):
         table.add_column(heading, justify=side, no_wrap=heading == "agent")  # pyright: ignore[reportArgumentType]
     chosen = sum(c.chosen for c in decision.candidates)
-    shown = decision.candidates[: max(SHOWN_CANDIDATES, chosen + 2)]
+    most = max(SHOWN_CANDIDATES, chosen + 2)
+    shadows = [c for c in decision.candidates[most:] if c.reason.startswith("shadow")][:SHOWN_SHADOWS]
+    shown = [*decision.candidates[:most], *shadows]  # who tries an agent out wants to see what it would have got
     for candidate in shown:
         value = candidate.probability if candidate.probability is not None else candidate.score
         style = "green" if candidate.chosen else "bright_black"
@@ -179,6 +185,31 @@ def show_waiting(answer: Answer) -> Group:
     return Group(*parts)
 
 
+def _change_lines(event: AgentsChanged) -> Iterator[Text]:
+    """What changed among the agents since the last run, and what was not taken."""
+    ways = (("added", event.added), ("changed", event.changed), ("removed", event.removed))
+    if words := "; ".join(f"{what} {', '.join(agents)}" for what, agents in ways if agents):
+        yield Text(f"agents: {words}", style="cyan")
+    for mistake in event.mistakes:
+        yield Text(f"  ! {mistake}", style="yellow")
+
+
+def _comparison_line(event: RoutesCompared) -> Text:
+    """What a shadow router would have done, on one line."""
+    here = f"  ◌ {event.shadow} in the shadow of {event.router}"
+    if event.shadow_mode is None:
+        return Text(f"{here} failed: {event.error}", style="yellow")
+    if event.same:
+        return Text(f"{here} agrees ({event.latency_ms:.1f} ms)", style="dim")
+    return Text(f"{here} would do otherwise: {_choice(event.shadow_mode, event.shadow_agents)}, not "
+                f"{_choice(event.mode, event.agents)} ({event.shadow_reason})", style="yellow")  # fmt: skip
+
+
+def _choice(mode: Mode | None, agents: Sequence[str]) -> str:
+    """`parallel: billing, vpn`, or the mode alone where nobody is chosen."""
+    return ": ".join(part for part in (mode.value if mode else "", ", ".join(agents)) if part)
+
+
 def _tool_line(event: ToolCalled) -> Text:
     """One call of a tool, on one line."""
     given = ", ".join(f"{key}={value!r}" for key, value in event.arguments.items())
@@ -219,6 +250,11 @@ class RunView:
                 self._wait("choosing agents")
             case RunResumed():
                 self._print(Text(f"resumed; {event.finished_calls} finished calls are not repeated", style="cyan"))
+            case AgentsChanged():
+                for line in _change_lines(event):
+                    self._print(line)
+            case RoutesCompared():
+                self._print(_comparison_line(event))
             case StageEntered() if event.round > 1 and event.kind == "dispatch":
                 self._print(Text(f"round {event.round}", style="bold"))
             case RouteDecided():
@@ -378,6 +414,11 @@ def show_event(event: Event, started: float) -> Text:
     match event:
         case RouteDecided():
             detail = f"{event.decision.mode.value}: {', '.join(event.decision.agents) or '-'}"
+        case AgentsChanged():
+            detail = " | ".join(line.plain.strip() for line in _change_lines(event))
+        case RoutesCompared():
+            verdict = "agrees" if event.same else event.error or _choice(event.shadow_mode, event.shadow_agents)
+            detail = f"{event.shadow}: {verdict}"
         case ContextSelected():
             detail = (
                 f"{event.agent}: {event.pack.tokens}/{event.pack.budget_tokens} tokens, {len(event.pack.items)} items"

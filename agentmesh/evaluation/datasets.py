@@ -16,9 +16,22 @@ from typing import Any, cast
 import numpy as np
 
 from agentmesh.errors import InputError, nearest
-from agentmesh.types import AgentCard
+from agentmesh.types import AgentCard, Message
 
-__all__ = ["OUT_OF_SCOPE", "DataSet", "Sample", "agent_id", "cards_of", "find_set", "folds", "read_rows", "read_set"]
+__all__ = [
+    "OUT_OF_SCOPE",
+    "DataSet",
+    "Sample",
+    "agent_id",
+    "cards_of",
+    "find_set",
+    "folds",
+    "read_rows",
+    "read_set",
+    "spoken",
+    "text_of",
+    "texts_of",
+]
 
 OUT_OF_SCOPE = "oos"
 """The label of a row that is nobody's."""
@@ -27,6 +40,7 @@ FOLDS = 5
 """Parts that a set without a train file is cut into, with seed 0."""
 
 _NO_ID = re.compile(r"[^A-Za-z0-9_.-]+")
+_INNER_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,10 @@ class Sample:
     text: str
     agents: tuple[str, ...]
     """Ids of the right agents; empty: nobody's."""
+    history: tuple[Message, ...] = ()
+    """What was said before it, oldest first."""
+    cards: tuple[AgentCard, ...] = ()
+    """The candidates, where rows have their own; empty: all agents of the set."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +126,23 @@ def read_set(folder: Path, label: str) -> tuple[DataSet, ...]:
     return (DataSet(train, test),) if train else folds(test)
 
 
+def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
+    """A text of a row that is not empty; raises `InputError` that begins with `where`."""
+    value = row.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}: wants a text as `{field}`; mend or drop the row")
+    return value
+
+
+def texts_of(row: Mapping[str, Any], field: str, where: str) -> tuple[str, ...]:
+    """The different texts of a list in a row, which may be empty; raises `InputError` that begins with `where`."""
+    value = row.get(field)
+    listed = cast(list[Any], value) if isinstance(value, list) else [None]
+    if not all(isinstance(text, str) and text for text in listed):
+        raise InputError(f"{where}: wants a list of texts as `{field}`; mend or drop the row")
+    return tuple(dict.fromkeys(cast(list[str], listed)))
+
+
 def folds(rows: Sequence[Sample]) -> tuple[DataSet, ...]:
     """Cut rows into five parts by seed 0; each is asked once, the others are learned from."""
     if len(rows) < FOLDS:
@@ -128,14 +163,16 @@ def cards_of(
     *,
     folder: Path | None = None,
     examples: bool = True,
+    shared: bool = False,
 ) -> tuple[AgentCard, ...]:
     """The agents as cards, by id: described ones, then those that only rows of train name.
 
     Args:
-        train: Rows with exactly one agent become its examples.
+        train: Rows with exactly one agent become its examples; with `shared`, a row is one of each of its agents.
         described: Rows of the set's `agents` file: `agent`, `name`, `description`.
         folder: Named in a mistake.
         examples: Whether the cards get the rows of train; without them a card is its description.
+        shared: Whether the same text stands on several cards: all of them are needed then.
 
     Raises:
         InputError: If a described agent lacks a field, or two names make the same id.
@@ -155,8 +192,9 @@ def cards_of(
         for agent in row.agents:
             if agent_id(agent) not in said:
                 _name(names, agent, folder)
-        if examples and len(row.agents) == 1:
-            texts.setdefault(agent_id(row.agents[0]), []).append(row.text)
+        if examples and (shared or len(row.agents) == 1):
+            for agent in row.agents:
+                texts.setdefault(agent_id(agent), []).append(row.text)
     return tuple(
         AgentCard(
             id=id_,
@@ -164,7 +202,7 @@ def cards_of(
             description=said.get(id_, name),
             examples=tuple(dict.fromkeys(texts.get(id_, ()))),
         )
-        for id_, name in sorted((id_, _spoken(name)) for id_, name in names.items())
+        for id_, name in sorted((id_, spoken(name)) for id_, name in names.items())
     )
 
 
@@ -173,15 +211,16 @@ def agent_id(name: str) -> str:
     return _NO_ID.sub("_", name).strip("_.-")[:64] or "unnamed"
 
 
+def spoken(name: str) -> str:
+    """A label as words: `FindBus`, `find_bus` and `find.bus` are all "find bus", capitals as they are."""
+    return " ".join(_INNER_CAPITAL.sub(" ", name).replace("_", " ").replace(".", " ").split())
+
+
 def _name(names: dict[str, str], name: str, folder: Path | None) -> None:
     """Remember a label under its id."""
     known = names.setdefault(agent_id(name), name)
     if known != name:
         raise InputError(f"{folder}: the labels {known!r} and {name!r} give the same id; rename one")
-
-
-def _spoken(name: str) -> str:
-    return " ".join(name.replace("_", " ").split())
 
 
 def _samples(folder: Path, file: str, rows: Sequence[Mapping[str, Any]], label: str) -> tuple[Sample, ...]:

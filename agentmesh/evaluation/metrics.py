@@ -14,6 +14,8 @@ __all__ = [
     "mean_set_size",
     "micro_f1",
     "recall_at",
+    "reliability",
+    "same_route",
     "top1",
 ]
 
@@ -45,6 +47,11 @@ def exact_set(chosen: Picks, right: Picks) -> Floats:
 def recall_at(ranked: Picks, right: Picks, k: int) -> Floats:
     """Share of the right agents among the first `k`, shape (n,); every row has a right agent."""
     return np.array([sum(a in picks[:k] for a in gold) / len(gold) for picks, gold in zip(ranked, right, strict=True)])
+
+
+def same_route(first: Sequence[str | None], second: Sequence[str | None]) -> Floats:
+    """1 where both are the same agent, shape (n,); nobody is not the same as nobody."""
+    return np.array([a is not None and a == b for a, b in zip(first, second, strict=True)], np.float64)
 
 
 def mean_set_size(chosen: Picks) -> Floats:
@@ -83,10 +90,15 @@ def calibration_error(chance: Floats, right: Bools, *, bins: int = BINS) -> floa
 
     Source: Nixon et al. (2019), the adaptive form of the expected calibration error of Naeini et al. (2015).
     """
+    gaps = [size * abs(said - true) for said, true, size in reliability(chance, right, bins=bins)]
+    return sum(gaps) / len(chance) if len(chance) else 0.0
+
+
+def reliability(chance: Floats, right: Bools, *, bins: int = BINS) -> list[tuple[float, float, int]]:
+    """What was said, what came true and how many rows, for each bin of equal mass in order of `chance`."""
     order = np.argsort(chance, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
-    gaps = [len(part) * abs(float(chance[part].mean()) - float(right[part].mean())) for part in parts]
-    return sum(gaps) / len(chance) if len(chance) else 0.0
+    return [(float(chance[part].mean()), float(right[part].mean()), len(part)) for part in parts]
 
 
 def bootstrap_ci95(

@@ -1,4 +1,4 @@
-"""Plots of routing tests and of cards that overlap, as PNG bytes by matplotlib (the extra `plots`)."""
+"""Plots of routing tests and of cards that overlap, as bytes of PNG or SVG by matplotlib (the extra `plots`)."""
 
 import math
 import warnings
@@ -27,12 +27,13 @@ def can_plot() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def figure_plot(rows: Sequence[tuple[str, str, float, tuple[float, float]]], title: str) -> bytes:
+def figure_plot(rows: Sequence[tuple[str, str, float, tuple[float, float]]], title: str, *, form: str = "png") -> bytes:
     """Bars with intervals, those of one metric side by side.
 
     Args:
         rows: Router, metric, value and interval, by metric.
         title: Above the plot.
+        form: `png` or `svg`.
     """
     names = list(dict.fromkeys(row[0] for row in rows))
     groups = list(dict.fromkeys(row[1] for row in rows))
@@ -46,18 +47,18 @@ def figure_plot(rows: Sequence[tuple[str, str, float, tuple[float, float]]], tit
     axes.set_yticks([g * (len(names) + 1) + (len(names) - 1) / 2 for g in range(len(groups))], groups)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)
-    _legend(axes, "lower left")
-    return _png(figure, axes, title)
+    _legend(axes, "lower right")
+    return _bytes(figure, axes, title, form)
 
 
-def curve_plot(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """What was said against what came true, a line for each router; the diagonal is right."""
+def curve_plot(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, form: str = "png") -> bytes:
+    """What was said against what came true, a line for each router; the diagonal is right. `form`: `png` or `svg`."""
     figure, axes = _new(5, 5)
     axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle="--")
     for place, (name, points) in enumerate(curves.items()):
         said, true = [p["confidence"] for p in points], [p["right"] for p in points]
         axes.plot(said, true, marker="o", markersize=4, color=COLOURS[place % len(COLOURS)], label=name)
-    return _square(figure, axes, "Calibration", "stated confidence", "share that was right")
+    return _square(figure, axes, "Calibration", "stated confidence", "share that was right", form)
 
 
 def roc_plot(curves: Mapping[str, Sequence[Sequence[float]]]) -> bytes:
@@ -93,7 +94,7 @@ def heat_plot(values: NDArray[np.float64], rows: Sequence[str], columns: Sequenc
                 ink = "white" if value > 0.6 else "#1b2430"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
     figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.02)
-    return _png(figure, axes, "")
+    return _bytes(figure, axes, "")
 
 
 def _new(width: float, height: float) -> tuple[Any, Any]:
@@ -107,7 +108,7 @@ def _new(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _square(figure: Any, axes: Any, title: str, x: str, y: str) -> bytes:
+def _square(figure: Any, axes: Any, title: str, x: str, y: str, form: str = "png") -> bytes:
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_aspect("equal")
@@ -115,7 +116,7 @@ def _square(figure: Any, axes: Any, title: str, x: str, y: str) -> bytes:
     axes.set_ylabel(y)
     axes.grid(visible=True, alpha=0.25)
     _legend(axes, "lower right")
-    return _png(figure, axes, title)
+    return _bytes(figure, axes, title, form)
 
 
 def _legend(axes: Any, where: str) -> None:
@@ -123,11 +124,11 @@ def _legend(axes: Any, where: str) -> None:
         text.set_parse_math(False)
 
 
-def _png(figure: Any, axes: Any, title: str) -> bytes:
+def _bytes(figure: Any, axes: Any, title: str, form: str = "png") -> bytes:
     if title:
         axes.set_title(title, fontsize=10, parse_math=False)
     picture = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font lacks is drawn as a box
-        figure.savefig(picture, format="png")
+        figure.savefig(picture, format=form)
     return picture.getvalue()

@@ -5,13 +5,15 @@ nothing: which routers, models and conditions exist is told to it.
 """
 
 import json
+import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from agentmesh.errors import ConfigError, GraphError, ProjectError, UnknownNameError, nearest
 from agentmesh.mistakes import Mistake, Steps, dotted, looks_secret, shown, suggest, unknown, validated
@@ -25,6 +27,7 @@ from agentmesh.project.frontmatter import (
 )
 from agentmesh.project.schema import CARD_KEYS, GraphFile, Scenario, ScenarioFile, scenario_from
 from agentmesh.settings import SETTINGS_FILE, GuardrailSettings, MeshSettings, SettingsReading, read_settings
+from agentmesh.text import words
 from agentmesh.types import AgentCard, RolePolicy
 
 __all__ = [
@@ -32,10 +35,14 @@ __all__ = [
     "KnownNames",
     "Mistake",
     "Project",
+    "Stamp",
     "check_project",
     "find_project",
     "is_project",
     "load_project",
+    "read_cards",
+    "stamps_of",
+    "tool_servers",
 ]
 
 CARD_SUFFIXES, SCENARIO_SUFFIXES = (".md",), (".yaml", ".yml")
@@ -68,9 +75,26 @@ class KnownNames:
     """Raises `ConfigError` unless a guardrail can be made of its settings."""
     check_router: Callable[[MeshSettings, str, Path], None] | None = None
     """Raises `ConfigError` unless the settings make a router of that name."""
+    check_rules: Callable[[MeshSettings, Path, Iterable[str]], list[Mistake]] | None = None
+    """What is wrong with the rules that the settings name, given the agents, with their variants if they are known."""
 
 
 UNCHECKED = KnownNames()
+
+
+class Stamp(NamedTuple):
+    """What tells whether a file was written since."""
+
+    inode: int
+    written_ns: int
+    """Of its content or its place, whichever is later; nanoseconds since 1970."""
+    size: int
+    """Bytes."""
+
+    @property
+    def written_s(self) -> float:
+        """Seconds since 1970."""
+        return self.written_ns / 1e9
 
 
 @dataclass(frozen=True)
@@ -88,6 +112,10 @@ class Project:
     """By name."""
     knowledge: tuple[Path, ...] = ()
     """Folders that exist, absolute."""
+    stamps: Mapping[str, Stamp] = field(default_factory=dict[str, Stamp], compare=False, repr=False)
+    """Its card files by name, as they were just before they were read."""
+    read_at: float = field(default=0.0, compare=False, repr=False)
+    """When that was, seconds since 1970."""
 
 
 def load_project(
@@ -130,6 +158,53 @@ def check_project(
     reader = _Reader(folder, known, environ or {}, overrides, overlay)
     reader.read()
     return reader.mistakes
+
+
+def stamps_of(folder: Path) -> dict[str, Stamp]:
+    """The card files of a folder by name; empty for one that cannot be read. Blocks for a stat of each."""
+    found: dict[str, Stamp] = {}
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _may_be_card(entry.name):
+                with suppress(OSError):  # it went away in between
+                    seen = entry.stat()
+                    if not stat.S_ISDIR(seen.st_mode):
+                        written = max(seen.st_mtime_ns, seen.st_ctime_ns)
+                        found[entry.name] = Stamp(seen.st_ino, written, seen.st_size)
+    return found
+
+
+def read_cards(
+    project: Project, names: Collection[str], *, all_names: Collection[str], known: KnownNames = UNCHECKED
+) -> tuple[list[AgentCard], list[Mistake]]:
+    """Read some card files anew, against the settings and the roles that the project was read with.
+
+    Args:
+        project: As it was read.
+        names: Of files in `agents/`, with `.md`.
+        all_names: Of all card files there; two of one id are a mistake of the one that is read.
+        known: Names to check those in cards against.
+
+    Returns:
+        The cards without a mistake, and the mistakes. What went away in the meantime is neither.
+    """
+    reader = _Reader(project.folder, known, {}, None)
+    reader.settings, reader.roles = project.settings, project.roles
+    reader.servers = reader.read_servers()
+    reader.mistakes.clear()  # those of the servers' file are none of a card
+    reader.ids = {Path(name).stem for name in all_names}
+    first = {Path(name).stem.lower(): f"{AGENTS}/{name}" for name in sorted(set(all_names) - set(names))}
+    cards: list[AgentCard] = []
+    for name in names:
+        if (project.folder / AGENTS / name).exists():
+            cards += reader.read_card(project.folder / AGENTS / name, first)
+    wrong = {mistake.file for mistake in reader.mistakes}
+    return [card for card in cards if f"{AGENTS}/{card.id}.md" not in wrong], reader.mistakes
+
+
+def tool_servers(folder: Path) -> frozenset[str]:
+    """Names of the tool servers that a project has; none where their file cannot be read."""
+    return frozenset(_Reader(folder, UNCHECKED, {}, None).read_servers() or ())
 
 
 def find_project(start: Path) -> Path:
@@ -188,9 +263,14 @@ class _Reader:
         self.settings_broken = bool(reading.mistakes)
         self._check_settings(reading)
         self.roles = self._read_roles()
-        self.servers = self._read_servers()
+        self.servers = self.read_servers()
+        read_at, stamps = time.time(), stamps_of(self.folder / AGENTS)
         cards = self._read_cards()
         self._check_budgets(reading)
+        if self.known.check_rules is not None and not self.settings_broken:
+            variants = {card.id: tuple(card.variants) for card in cards}
+            agents = variants if set(variants) == self.ids else self.ids
+            self.mistakes += self.known.check_rules(self.settings, self.folder, agents)
         return Project(
             folder=self.folder,
             settings=self.settings,
@@ -198,6 +278,8 @@ class _Reader:
             roles=self.roles or {},
             scenarios=self._read_scenarios(),
             knowledge=self._find_knowledge(reading),
+            stamps=stamps,
+            read_at=read_at,
         )
 
     def _note(self, file: str, text: str, *, line: int | None = None, key: str = "") -> None:
@@ -342,7 +424,8 @@ class _Reader:
             roles[name] = policy or roles[name]
         return roles
 
-    def _read_servers(self) -> set[str] | None:
+    def read_servers(self) -> set[str] | None:
+        """Names of the tool servers; None if their file cannot be read."""
         path = self.folder / SERVERS
         if not path.exists():
             return set()
@@ -370,22 +453,27 @@ class _Reader:
             return []
         there = [p for p in self._files(folder, CARD_SUFFIXES) if p not in self.overlay] if folder.is_dir() else []
         there += [p for p, data in self.overlay.items() if data is not None]
-        paths = [p for p in sorted(there) if p.suffix in CARD_SUFFIXES and p.name.lower() != "readme.md"]
+        paths = [p for p in sorted(there) if _may_be_card(p.name)]
         if not paths:
             self._note(f"{AGENTS}/", f"no agent is here (files that do not end in .md do not count); {FIRST_CARD}")
         self.ids = {p.stem for p in paths}
         first: dict[str, str] = {}
         cards: list[AgentCard] = []
         for path in paths:
-            file = f"{AGENTS}/{path.name}"
-            twin = first.setdefault(path.stem.lower(), file)
-            if twin != file:
-                self._note(file, f"has the same id as {twin} but for capital letters; rename one")
-            if not _ID.fullmatch(path.stem):
-                self._note(file, "its name cannot be an id; use letters, digits, '_', '.' and '-', at most 64")
-            elif card := self._read_card(path, file):
-                cards.append(card)
+            cards += self.read_card(path, first)
         return cards
+
+    def read_card(self, path: Path, first: dict[str, str]) -> list[AgentCard]:
+        """The card of a file, if one can be made of it; `first` has the file of each id so far, in small letters."""
+        file = f"{AGENTS}/{path.name}"
+        twin = first.setdefault(path.stem.lower(), file)
+        if twin != file:
+            self._note(file, f"has the same id as {twin} but for capital letters; rename one")
+        if not _ID.fullmatch(path.stem):
+            self._note(file, "its name cannot be an id; use letters, digits, '_', '.' and '-', at most 64")
+        elif card := self._read_card(path, file):
+            return [card]
+        return []
 
     def _read_card(self, path: Path, file: str) -> AgentCard | None:
         data = self._bytes(path, MAX_CARD_BYTES)
@@ -407,9 +495,13 @@ class _Reader:
         for steps, text in found:
             if text.startswith("unknown key") and len(steps) == 1:
                 text = f"unknown key{suggest(str(steps[0]), CARD_KEYS)}"
+            if steps == ("description",) and not values.get("description") and values.get("examples"):
+                text = f"{text.partition(';')[0]}; {_describe(path.stem)}"
             self._note_in(document, file, steps, text)
-        if card and not card.description.strip():
-            self._note_in(document, file, ("description",), "is empty; say in a sentence what the agent answers")
+        if card and not words(card.description):
+            what = "holds no words" if card.description.strip() else "is empty"
+            then = _describe(path.stem) if card.examples else "say in a sentence what the agent answers"
+            self._note_in(document, file, ("description",), f"{what}; {then}")
         self._check_card_names(values, document, file)
         return card
 
@@ -592,6 +684,16 @@ class _Reader:
         except RecursionError:
             self._note(file, "is nested too deeply; make it flatter")
         return None
+
+
+def _may_be_card(name: str) -> bool:
+    """Whether a file of this name beside the cards is one."""
+    return name.endswith(CARD_SUFFIXES) and not name.startswith(".") and name.lower() != "readme.md"
+
+
+def _describe(agent: str) -> str:
+    """What to do about a description that is not there, where examples are."""
+    return f"write one, or let `agentmesh agents describe {agent} --write` do so from the examples"
 
 
 def _routers_in(values: Mapping[str, Any]) -> Iterator[tuple[Steps, str]]:

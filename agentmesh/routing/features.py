@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 
 from agentmesh.text import stem, words
 
-__all__ = ["Asked", "Coded", "GramIndex", "TextSpace", "character_grams", "word_grams"]
+__all__ = [
+    "Asked",
+    "Coded",
+    "GramIndex",
+    "TextSpace",
+    "character_grams",
+    "character_runs",
+    "skip_grams",
+    "unit_rows",
+    "word_grams",
+]
 
 SparseRows = Any
 """A `scipy.sparse.csr_matrix`, for which scipy ships no types."""
@@ -40,10 +50,6 @@ FEW_TEXTS = 24
 WORD_SHARE, CHARACTER_SHARE, DENSE_SHARE = 0.25, 0.25, 0.5
 """Shares of the three similarities. Our choice: the best of nine mixtures on the public rows of clinc150, hwu64 and
 banking77 with 5, 18 and 100 examples an agent."""
-HASHED = 512
-"""Columns that word n-grams, and as many that character n-grams, are hashed into. With 768 and 1,024 a head was no
-better on clinc150's validation rows: .937 and .938 of its 150 intents, as with 512."""
-
 
 def word_grams(text: str) -> list[tuple[str, ...]]:
     """Stems of the words, then pairs of neighbours; stop words stay, for they tell questions apart."""
@@ -51,9 +57,22 @@ def word_grams(text: str) -> list[tuple[str, ...]]:
     return [(*stems, *(f"{a} {b}" for a, b in pairwise(stems)))]
 
 
+def skip_grams(text: str) -> list[tuple[str, ...]]:
+    """Stems of the words, pairs of neighbours, and pairs with one word left out between them."""
+    stems = [cached_stem(w) for w in words(text)]
+    pairs = (f"{a} {b}" for a, b in pairwise(stems))
+    skips = (f"{a} _ {b}" for a, b in zip(stems, stems[2:], strict=False))
+    return [(*stems, *pairs, *skips)]
+
+
 def character_grams(text: str) -> list[tuple[str, ...]]:
     """Runs of 3 to 5 letters of each word, word borders as blanks."""
     return [_grams_of_word(word) for word in words(text)]
+
+
+def character_runs(text: str) -> list[tuple[str, ...]]:
+    """Runs of 2 to 5 letters of each word, word borders as blanks."""
+    return [_runs_of_word(word) for word in words(text)]
 
 
 cached_stem = lru_cache(maxsize=CACHED_WORDS)(stem)
@@ -62,11 +81,24 @@ cached_stem = lru_cache(maxsize=CACHED_WORDS)(stem)
 
 @lru_cache(maxsize=CACHED_WORDS)
 def _grams_of_word(word: str) -> tuple[str, ...]:
+    return _runs(word, CHARACTER_LENGTHS[0])
+
+
+@lru_cache(maxsize=CACHED_WORDS)
+def _runs_of_word(word: str) -> tuple[str, ...]:
+    return _runs(word, CHARACTER_LENGTHS[0] - 1)
+
+
+def _runs(word: str, shortest: int) -> tuple[str, ...]:
     padded = f" {word} "
     longest = min(CHARACTER_LENGTHS[-1], len(padded))
-    return tuple(
-        padded[i : i + n] for n in range(CHARACTER_LENGTHS[0], longest + 1) for i in range(len(padded) - n + 1)
-    )
+    return tuple(padded[i : i + n] for n in range(shortest, longest + 1) for i in range(len(padded) - n + 1))
+
+
+def unit_rows(rows: Floats) -> Floats:
+    """Rows of unit length; one that is next to nothing becomes 0."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 1e-6)
 
 
 class GramIndex:
@@ -75,24 +107,37 @@ class GramIndex:
     Args:
         grams: The n-grams of a text in groups that come back in other texts, such as those of one word.
         texts: The rows.
+        columns: How many columns `hashed` has.
+        seed: Which column an n-gram gets.
+        keep_rows: Whether texts will be compared with the rows.
 
     Source: the weights of scikit-learn's `TfidfVectorizer`, worked out here by hand.
     """
 
-    def __init__(self, grams: Callable[[str], list[tuple[str, ...]]], texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        grams: Callable[[str], list[tuple[str, ...]]],
+        texts: Sequence[str],
+        *,
+        columns: int = 0,
+        seed: int = 0,
+        keep_rows: bool = True,
+    ) -> None:
         self._grams = grams
+        self._columns = columns
         # not a set: its order, and with it the column of each n-gram, would change from process to process
         own = (dict.fromkeys(g for group in grams(text[:MAX_CHARS]) for g in group) for text in texts)
         seen = Counter(gram for text_grams in own for gram in text_grams)
         self._places = {gram: place for place, gram in enumerate(seen)}
         self._rarity = 1.0 + np.log((1 + len(texts)) / (1 + np.fromiter(seen.values(), np.float64, len(seen))))
         self._unseen = 1.0 + math.log(1 + len(texts))
-        rng = np.random.default_rng(0)
-        self._column = rng.integers(0, HASHED, len(seen))
+        rng = np.random.default_rng(seed)
+        self._column = rng.integers(0, max(1, columns), len(seen))
         self._sign = rng.choice(np.array([-1.0, 1.0]), len(seen))
         self._groups: dict[tuple[str, ...], tuple[Places, int]] = {}
-        self.rows: SparseRows = self._rows([self._places_of(text) for text in texts])
-        self._turn()
+        if keep_rows:
+            self.rows: SparseRows = self._rows([self._places_of(text) for text in texts])
+            self._turn()
 
     def only(self, places: Places) -> "GramIndex":
         """The same index with some of its rows."""
@@ -119,12 +164,6 @@ class GramIndex:
         """Texts as places and weights of their n-grams, together of unit length."""
         return [self._code(text) for text in texts]
 
-    def codes_of_rows(self, places: Places) -> list[Code]:
-        """The same of some rows."""
-        starts, columns, values = (cast(NDArray[Any], a) for a in (self.rows.indptr, self.rows.indices, self.rows.data))
-        cuts = [slice(int(starts[i]), int(starts[i + 1])) for i in places.tolist()]
-        return [(columns[cut].astype(np.int64), values[cut].astype(np.float64)) for cut in cuts]
-
     def near_codes(self, codes: Sequence[Code]) -> Floats:
         """Cosine of each coded text to each row, shape (m, n)."""
         if len(codes) > FEW_TEXTS:
@@ -145,13 +184,13 @@ class GramIndex:
             near[:] = np.bincount(self._rows_of[flat], shares, len(near))
 
     def hashed(self, codes: Sequence[Code]) -> Floats:
-        """Coded texts in `HASHED` columns, shape (m, HASHED): each n-gram is added to, or taken from, one of them.
+        """Coded texts in few columns, shape (m, columns): each n-gram is added to, or taken from, one of them.
 
         Source: Weinberger et al. (2009), feature hashing; inner products stay what they are on average.
         """
-        rows = np.zeros((len(codes), HASHED), np.float32)
+        rows = np.zeros((len(codes), self._columns), np.float32)
         for row, (places, weights) in enumerate(codes):
-            rows[row] = np.bincount(self._column[places], weights * self._sign[places], HASHED)
+            rows[row] = np.bincount(self._column[places], weights * self._sign[places], self._columns)
         return rows
 
     def _code(self, text: str) -> Code:
@@ -160,9 +199,10 @@ class GramIndex:
             return np.zeros(0, np.int64), np.zeros(0)
         places = np.concatenate([found for found, _ in coded])
         weights = self._rarity[places]
-        together = np.bincount(places, weights)
+        own, times = np.unique(places, return_counts=True)
+        length = float(((self._rarity[own] * times) ** 2).sum())
         strange = sum(missing for _, missing in coded) * self._unseen**2
-        return places, weights / math.sqrt(float(together @ together) + strange or 1.0)
+        return places, weights / math.sqrt(length + strange or 1.0)
 
     def _places_of(self, text: str) -> Places:
         """Places of the n-grams of one text."""
@@ -259,20 +299,6 @@ class TextSpace:
             self._words.near_codes(asked.words), self._characters.near_codes(asked.characters), asked.dense
         )
 
-    def features(self, asked: Asked) -> Floats:
-        """Few dense columns whose inner products are about the similarities, and a 1, shape (m, 2 HASHED + d + 1)."""
-        of_words, of_characters, of_dense = np.sqrt(np.array(self._shares, np.float32))
-        found = np.ones((len(asked.words), 2 * HASHED + asked.dense.shape[1] + 1), np.float32)
-        np.multiply(self._words.hashed(asked.words), of_words, out=found[:, :HASHED])
-        np.multiply(self._characters.hashed(asked.characters), of_characters, out=found[:, HASHED : 2 * HASHED])
-        np.multiply(asked.dense, of_dense, out=found[:, 2 * HASHED : -1])
-        return found
-
-    def features_of_rows(self, places: Places) -> Floats:
-        """The same of some rows."""
-        codes = (self._words.codes_of_rows(places), self._characters.codes_of_rows(places))
-        return self.features(Asked(*codes, self.rows.dense[places]))
-
     def similarity_of_rows(self, places: NDArray[np.int64] | None = None) -> Floats:
         """How near some rows (all, without `places`) are to each row, shape (m, n)."""
         some = self.rows if places is None else self.encoded(places)
@@ -318,9 +344,6 @@ class TextSpace:
         """Unit vectors around the center of the rows: what all texts share tells nothing apart."""
         if not self.has_dense:
             return np.zeros((vectors.shape[0], 0), np.float32)
-        moved = vectors - self.center
-        lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-        empty = ~np.any(vectors, axis=1)
-        moved = np.divide(moved, lengths, out=np.zeros_like(moved), where=lengths > 1e-6)
-        moved[empty] = 0.0
+        moved = unit_rows(vectors - self.center)
+        moved[~np.any(vectors, axis=1)] = 0.0
         return moved

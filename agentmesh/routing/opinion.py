@@ -20,16 +20,18 @@ from agentmesh.models.replies import json_in
 from agentmesh.models.wire import valid_text
 from agentmesh.prompts import render
 from agentmesh.text import content_words, fold
+from agentmesh.tokens import counter_for
 from agentmesh.types import AgentCard, RouteRequest
 
 __all__ = [
     "MOST_TAGS",
     "Form",
     "Opinion",
+    "Outcome",
     "Pick",
-    "agreed",
     "conversation",
     "described",
+    "listing",
     "may_ask",
     "read_json",
     "read_tags",
@@ -40,6 +42,7 @@ __all__ = [
 Form = Literal["json", "tags"]
 """How the model is spoken to."""
 Outcome = Literal["agents", "none", "ask"]
+"""What a reply decides for: some agents, nobody, or a question to the user."""
 MOST_TAGS = 3
 """Agents that the tag protocol may name: what those models are trained for."""
 OUT_OF_SCOPE = "oos"
@@ -58,14 +61,20 @@ REQUEST_CHARS = 6_000
 TURNS = 6
 """Latest turns of the conversation that are shown."""
 TURN_CHARS = 300
+HISTORY_TOKENS = 600
+"""Tokens that those turns may take together, as the default encoding counts; the latest ones are kept."""
+WORKED = 4
+"""Agents that are named as those who worked on a turn."""
 KNOWN = 12
 """Latest sentences found in earlier rounds that are shown."""
 REASON_CHARS = 600
 QUESTION_CHARS = 300
 PART_CHARS = 4_000
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.IGNORECASE | re.DOTALL)
+_THOUGHT = re.compile(r"\A.*</think>", re.IGNORECASE | re.DOTALL)
+"""What a model thinks first. Chat templates may begin that themselves, so that a reply only ends it."""
 _REASON = re.compile(r"<reason>(.*?)</reason>", re.IGNORECASE | re.DOTALL)
+_LIST = re.compile(r"\s*[,;\n]\s*")
 _ID = re.compile(r"<id>\s*(.*?)\s*</id>", re.IGNORECASE | re.DOTALL)
 
 
@@ -118,7 +127,7 @@ def routing_prompt(request: RouteRequest, cards: Sequence[AgentCard], *, protoco
         outcomes += ", or `ask` if it fits two agents and only the user can tell which: name both, put one `question`"
     user = render(
         "router-ask",
-        agents=fenced("agents", (_agent_lines(card, request) for card in cards)),
+        agents=fenced("agents", (listing(card, request=request) for card in cards)),
         context=_context(request),
         request=fenced("request", [_shortened(inert(request.task.text), REQUEST_CHARS)]) or "The request is empty.",
     )
@@ -146,8 +155,11 @@ def may_ask(request: RouteRequest) -> bool:
     return request.round == 1 and not request.task.clarifications
 
 
-def described(card: AgentCard, request: RouteRequest) -> str:
-    """An agent on one line: what it is for, a few examples near to the request, what it is not for."""
+def described(card: AgentCard, request: RouteRequest | None = None) -> str:
+    """An agent on one line: what it is for, a few examples near to the request, what it is not for.
+
+    Without a request, its first examples.
+    """
     text = _flat(card.description, DESCRIPTION_CHARS)
     if examples := _near_examples(card, request):
         text += f" E.g. {' / '.join(examples)}"
@@ -156,28 +168,28 @@ def described(card: AgentCard, request: RouteRequest) -> str:
     return text
 
 
+def listing(card: AgentCard, *, protocol: Form = "json", request: RouteRequest | None = None) -> str:
+    """What stands of an agent in a prompt of this form."""
+    if protocol == "tags":
+        about = escape(described(card, request))
+        return f"<Agent><Name>{card.id}</Name><Description>{about}</Description><ID>{card.id}</ID></Agent>"
+    name = f" ({_flat(card.name, EXAMPLE_CHARS)})" if card.name and fold(card.name) != fold(card.id) else ""
+    return f"{card.id}{name}: {described(card, request)}"
+
+
 def conversation(request: RouteRequest) -> str:
     """The request with what was said before and found so far, a line each, as plain bounded text."""
     return "\n".join(f"{who}: {said}" for who, said in _turns(request))
 
 
-def _agent_lines(card: AgentCard, request: RouteRequest) -> str:
-    name = f" ({_flat(card.name, EXAMPLE_CHARS)})" if card.name and fold(card.name) != fold(card.id) else ""
-    return f"{card.id}{name}: {described(card, request)}"
-
-
 def _as_xml(request: RouteRequest, cards: Sequence[AgentCard]) -> str:
-    lines = ["<Agents>"]
-    for card in cards:
-        about = escape(described(card, request))
-        lines.append(f"<Agent><Name>{card.id}</Name><Description>{about}</Description><ID>{card.id}</ID></Agent>")
-    return "\n".join([*lines, "</Agents>"])
+    return "\n".join(["<Agents>", *(listing(card, protocol="tags", request=request) for card in cards), "</Agents>"])
 
 
 def _context(request: RouteRequest) -> str:
     """What was said and found before the request, each kind fenced; empty if there is nothing."""
     task = request.task
-    turns = [f"{m.role}: {_shortened(inert(m.text), TURN_CHARS)}" for m in task.history[-TURNS:]]
+    turns = [f"{who}: {said}" for who, said in _history(request)]
     asked = [
         f"asked: {_shortened(inert(c.question), TURN_CHARS)}\n  answered: {_shortened(inert(c.answer), TURN_CHARS)}"
         for c in task.clarifications
@@ -185,7 +197,7 @@ def _context(request: RouteRequest) -> str:
     known = [f"- {_flat(sentence, TURN_CHARS)}" for sentence in request.known[-KNOWN:]]
     tried = [", ".join(inert(agent) for agent in request.tried[:KNOWN])] if request.tried else []
     blocks = [
-        ("Earlier turns:", fenced("history", turns)),
+        ("Earlier turns, with the agents that worked on them where that is known:", fenced("history", turns)),
         ("Found so far; name who should find the rest:", fenced("known", known)),
         ("Agents that worked on it already:", fenced("tried", tried)),
         ("The user was asked about the request and answered:", fenced("clarified", asked)),
@@ -196,7 +208,7 @@ def _context(request: RouteRequest) -> str:
 def _turns(request: RouteRequest) -> list[tuple[str, str]]:
     """The conversation as turns, the request and what was clarified about it last."""
     task = request.task
-    turns = [(m.role, _shortened(inert(m.text), TURN_CHARS)) for m in task.history[-TURNS:]]
+    turns = _history(request)
     if request.known:
         found = " ".join(_flat(sentence, TURN_CHARS) for sentence in request.known[-KNOWN:])
         turns.append(("assistant", f"Found so far: {found}"))
@@ -205,6 +217,31 @@ def _turns(request: RouteRequest) -> list[tuple[str, str]]:
         turns.append(("assistant", _shortened(inert(c.question), TURN_CHARS)))
         turns.append(("user", _shortened(inert(c.answer), TURN_CHARS)))
     return turns
+
+
+def _history(request: RouteRequest) -> list[tuple[str, str]]:
+    """The latest turns, oldest first: who spoke, with the agents that worked on it, and what was said.
+
+    As many as fit `HISTORY_TOKENS`; the very last one is cut to it.
+    """
+    if not request.task.history:
+        return []
+    counter, left = counter_for(""), HISTORY_TOKENS
+    turns: list[tuple[str, str]] = []
+    for message in reversed(request.task.history[-TURNS:]):
+        agents = ", ".join(_flat(agent, EXAMPLE_CHARS) for agent in message.agents[:WORKED])
+        who, said = (
+            f"{message.role} ({agents})" if agents else message.role,
+            _shortened(inert(message.text), TURN_CHARS),
+        )
+        left -= counter.count(who) + 2
+        if not turns:
+            said = counter.cut(said, left)
+        left -= counter.count(said)
+        if left < 0:
+            break
+        turns.append((who, said))
+    return turns[::-1]
 
 
 def _schema(ids: Sequence[str], *, ask: bool) -> dict[str, Any]:
@@ -233,8 +270,10 @@ def _schema(ids: Sequence[str], *, ask: bool) -> dict[str, Any]:
     }
 
 
-def _near_examples(card: AgentCard, request: RouteRequest) -> list[str]:
-    """The examples with most words of the request, in the order of the card."""
+def _near_examples(card: AgentCard, request: RouteRequest | None) -> list[str]:
+    """The examples with most words of the request, in the order of the card; without a request, the first ones."""
+    if request is None:
+        return [_flat(example, EXAMPLE_CHARS) for example in card.examples[:EXAMPLES]]
     asked = _words_of(request.task.text[-TURN_CHARS:] if len(request.task.text) > TURN_CHARS else request.task.text)
     pool = card.examples[:EXAMPLES_LOOKED_AT]
     ranked = sorted(range(len(pool)), key=lambda i: (-len(asked & _words_of(pool[i])), i))[:EXAMPLES]
@@ -330,15 +369,19 @@ def read_json(text: str, cards: Sequence[AgentCard], *, ask: bool = True) -> Opi
 def read_tags(text: str, cards: Sequence[AgentCard]) -> Opinion:
     """What a reply of the `tags` form says; ids that stand in the reasoning do not count.
 
+    Tags are read in upper and lower case, an id that is named twice counts once, unknown ones are dropped and named,
+    and of more than `MOST_TAGS` the first count. A tag that holds a list of ids, as untrained models write, is several.
+
     Raises:
         ValueError: If it holds no `ID` tag, no id of the list, or both ids and `oos`. Says what is wrong.
     """
     text = _THOUGHT.sub("", text)
     reasons = _REASON.findall(text)
-    named = [name.strip() for name in _ID.findall(_REASON.sub("", text))]
-    if not named:
-        raise ValueError("it holds no ID tag")
     ids = _ids(cards)
+    tagged = [name.strip() for name in _ID.findall(_REASON.sub("", text))]
+    if not tagged:
+        raise ValueError("it holds no ID tag")
+    named = [one for name in tagged for one in ([name] if fold(name) in ids else _LIST.split(name))]
     agents = list(dict.fromkeys(ids[fold(name)] for name in named if fold(name) in ids))
     nobody = any(fold(name) == OUT_OF_SCOPE and fold(name) not in ids for name in named)
     dropped = [name for name in named if fold(name) not in ids and fold(name) != OUT_OF_SCOPE]
@@ -354,33 +397,6 @@ def read_tags(text: str, cards: Sequence[AgentCard]) -> Opinion:
     )
 
 
-def agreed(opinions: Sequence[Opinion]) -> Opinion:
-    """One opinion out of several on the same request: the outcome of most, probabilities averaged.
-
-    An agent that an opinion does not name has probability 0 in it; one that is named without a number has 1. Of equally
-    frequent outcomes the earliest counts.
-
-    Source:
-        Wang et al., self-consistency (arXiv:2203.11171), for the vote. Our choice: the average.
-    """
-    if len(opinions) == 1:
-        return opinions[0]
-    outcomes: list[Outcome] = [opinion.outcome for opinion in opinions]
-    outcome: Outcome = max(outcomes, key=outcomes.count)
-    first = opinions[outcomes.index(outcome)]
-    chance: dict[str, float] = {}
-    parts: dict[str, str] = {}
-    for opinion in (first, *(o for o in opinions if o is not first)):
-        for pick in opinion.picks:
-            said = 1.0 if pick.probability is None else pick.probability
-            chance[pick.agent] = chance.get(pick.agent, 0.0) + said / len(opinions)
-            parts.setdefault(pick.agent, pick.part)
-    none = sum(float(o.outcome == "none") if o.none is None else o.none for o in opinions) / len(opinions)
-    picks = tuple(Pick(agent, min(1.0, p), parts[agent]) for agent, p in chance.items())
-    dropped = tuple(dict.fromkeys(name for opinion in opinions for name in opinion.dropped))
-    return Opinion(outcome, picks, none, first.reason, first.question, dropped)
-
-
 def _ids(cards: Sequence[AgentCard]) -> Mapping[str, str]:
     """How an id may be written -> the id; of two that differ in case only, the first."""
     return {fold(card.id): card.id for card in reversed(cards)}
@@ -394,5 +410,5 @@ def _joined(one: Pick, other: Pick) -> Pick:
 
 def _nobody_known(dropped: Sequence[str], cards: Sequence[AgentCard]) -> str:
     known = ", ".join(card.id for card in cards)
-    strange = ", ".join(_flat(name, EXAMPLE_CHARS) for name in dropped[:3])
+    strange = ", ".join(_flat(name, EXAMPLE_CHARS) for name in dropped[:3] if name)
     return f"{f'{strange} is not in the list' if strange else 'no agent is named'}; the ids are {known}"

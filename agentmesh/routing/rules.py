@@ -1,322 +1,30 @@
 """Rules over signals: who works, who must not, when the user is asked and when a run stops, as a file says it.
 
-The form is that of the vLLM Semantic Router's white paper: signals with a confidence, Boolean decisions over them, a
-priority. Ours are the rules that bound what another router may choose, and that a signal which cannot be read is an
-error instead of "not matched". Settings, models and prices are not its business; signals are read in `signals.py`.
+The form is that of the vLLM Semantic Router's white paper; `rulebook.py` reads it. Ours are the rules that bound what
+another router may choose, and that a signal which cannot be read is an error instead of "not matched". Settings, models
+and prices are not its business; signals are read in `signals.py`.
 """
 
 import asyncio
 import math
-import re
 import time
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field, model_validator
+from typing import Any
 
 from agentmesh.errors import ConfigError, ProjectError, RoutingError
-from agentmesh.mistakes import Mistake, Steps, dotted, unknown, validated
+from agentmesh.mistakes import Mistake, Steps, dotted
 from agentmesh.models.base import Embedder
-from agentmesh.project.frontmatter import Document, decode, read_yaml
+from agentmesh.project.frontmatter import Document
 from agentmesh.registry import resolve_name
 from agentmesh.routing.base import Router
-from agentmesh.routing.signals import (
-    OWN_DETECTORS,
-    Condition,
-    Detector,
-    Held,
-    Reading,
-    SignalReader,
-    SignalSpec,
-    judged,
-    named_in,
-)
+from agentmesh.routing.rulebook import BOUNDING, INLINE, JAILBREAK, RuleBook, RuleSpec, read_book, rule_book
+from agentmesh.routing.signals import OWN_DETECTORS, Detector, Held, Reading, SignalReader, judged
 from agentmesh.routing.wrappers import RouterOf, close_all, hand_on_outcome, hand_on_record, inner_router
 from agentmesh.run import RunContext
-from agentmesh.types import (
-    AgentCard,
-    Candidate,
-    Chosen,
-    Frozen,
-    Id,
-    Mode,
-    Outcome,
-    RouteRequest,
-    RoutingDecision,
-)
+from agentmesh.types import AgentCard, Candidate, Chosen, Mode, Outcome, RouteRequest, RoutingDecision, RunBounds
 
-__all__ = ["AgentChoice", "RuleBook", "RuleSpec", "RulesRouter", "read_rules", "rule_book", "rules_router"]
-
-INLINE = "routing.options"
-"""What mistakes call rules that stand in the settings."""
-
-
-# --- the format -------------------------------------------------------------------------------------------------------
-
-
-def _agent_alone(value: object) -> object:
-    return {"agent": value} if isinstance(value, str) else value
-
-
-class AgentChoice(Frozen):
-    """One agent that a rule chooses; plain text is short for its `agent`."""
-
-    agent: Id
-    part: str = ""
-    """What it is told to answer; empty: the whole message."""
-    weight: float = Field(default=1.0, gt=0)
-    """Its share beside the others of the rule, in whatever unit."""
-    variant: str | None = None
-    """Of its card."""
-
-
-Choice = Annotated[AgentChoice, BeforeValidator(_agent_alone, json_schema_input_type=str | AgentChoice)]
-Ids = Annotated[
-    tuple[Id, ...],
-    BeforeValidator(lambda v: (v,) if isinstance(v, str) else v, json_schema_input_type=str | tuple[str, ...]),
-]
-Sensitive = Literal["personal", "secret"]
-
-_DECIDING = ("agents", "clarify", "out_of_scope", "next")
-_BOUNDING = ("forbid", "require", "prefer", "must_allow")
-
-
-class RuleSpec(Frozen):
-    """What happens when a condition holds: it decides, by one key, or it bounds what others decide, by one or more."""
-
-    name: str = Field(min_length=1, max_length=100)
-    """What decisions call it; once in a file."""
-    when: Condition | None = None
-    """Absent: always."""
-    priority: int = 0
-    """Of rules that decide: the highest that holds does; of equal ones the first of the file."""
-    agents: Annotated[tuple[Choice, ...] | None, BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = Field(
-        default=None, min_length=1
-    )
-    """Decides: these agents work, best first, as far as they are candidates."""
-    clarify: str | None = Field(default=None, min_length=1)
-    """Decides: the user is asked this, once."""
-    options: Ids = ()
-    """Of `clarify`: the agents that it is about."""
-    out_of_scope: bool = False
-    """Decides: nobody works."""
-    next: str | None = Field(default=None, min_length=1)
-    """Decides: the router of this name does."""
-    forbid: Ids = ()
-    """Bounds: these agents are no candidates."""
-    must_allow: Annotated[tuple[Sensitive, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
-    """Bounds: only agents whose card `allows` all of these are candidates."""
-    require: Ids = ()
-    """Bounds: these agents work, too, even where a router found nobody; not where the user is asked or a rule stops."""
-    prefer: Ids = ()
-    """Bounds: if a router chose them they come first; if it is torn between them and others, they work."""
-    because: str = ""
-    """Why there is such a rule, for the reason of a decision."""
-
-    @model_validator(mode="after")
-    def _decides_or_bounds(self) -> "RuleSpec":
-        deciding = [k for k in _DECIDING if getattr(self, k)]
-        bounding = [k for k in _BOUNDING if getattr(self, k)]
-        if len(deciding) > 1:
-            raise ValueError(f"has {' and '.join(f'`{k}`' for k in deciding)}; make it a rule for each")
-        if deciding and bounding:
-            raise ValueError(
-                f"has `{deciding[0]}`, which decides, and `{bounding[0]}`, which bounds; make it two rules"
-            )
-        if not deciding and not bounding:
-            known = ", ".join(f"`{k}`" for k in (*_DECIDING, *_BOUNDING))
-            raise ValueError(f"does nothing; give one of {known}")
-        if self.options and not self.clarify:
-            raise ValueError("`options` belongs to `clarify`; take it out")
-        if self.priority and bounding:
-            raise ValueError("`priority` orders rules that decide; of those that bound, all that hold do; take it out")
-        ids = [choice.agent for choice in self.agents or ()]
-        if repeated := [a for a in ids if ids.count(a) > 1]:
-            raise ValueError(f"names {repeated[0]!r} twice in `agents`; give it both parts as one")
-        return self
-
-    @property
-    def decides(self) -> bool:
-        """Whether it decides; else it bounds."""
-        return any(getattr(self, k) for k in _DECIDING)
-
-    def named(self) -> Iterator[tuple[Steps, str]]:
-        """The agents that it names, with the path of keys to each."""
-        for place, choice in enumerate(self.agents or ()):
-            yield ("agents", place), choice.agent
-        for key, ids in (("options", self.options), ("forbid", self.forbid), ("require", self.require),
-                         ("prefer", self.prefer)):  # fmt: skip
-            yield from (((key, place), agent) for place, agent in enumerate(ids))
-
-
-class RuleBook(Frozen):
-    """A file of rules."""
-
-    signals: dict[Id, SignalSpec] = Field(default_factory=dict[str, SignalSpec])
-    """By name."""
-    rules: tuple[RuleSpec, ...] = ()
-
-    def mistakes(
-        self, *, agents: Iterable[str] | None = None, detectors: Iterable[str] | None = None
-    ) -> list[tuple[Steps, str]]:
-        """What is wrong although every value is valid by itself: the path of a key and a sentence.
-
-        Args:
-            agents: The agents that there are; absent: their names are not checked.
-            detectors: The detectors that there are; absent: likewise. "module:attribute" always passes.
-        """
-        found: list[tuple[Steps, str]] = []
-        conditions = [(("signals", name, "when"), s.when) for name, s in self.signals.items() if s.when is not None]
-        conditions += [(("rules", n, "when"), r.when) for n, r in enumerate(self.rules) if r.when is not None]
-        for steps, condition in conditions:
-            found += [
-                (path, unknown("signal", name, self.signals))
-                for path, name in named_in(condition, steps)
-                if name not in self.signals
-            ]
-        found += [
-            (("signals", circle[0], "when"), f"needs itself ({' -> '.join(circle)}); take one of them out")
-            for circle in self._circles()
-        ]
-        first: dict[str, int] = {}
-        for n, rule in enumerate(self.rules):
-            if rule.name in first:
-                found.append(
-                    (("rules", n, "name"), f"rule {first[rule.name] + 1} is called {rule.name!r}, too; rename one")
-                )
-            first.setdefault(rule.name, n)
-        if agents is not None:
-            known = sorted(agents)
-            found += [
-                (("rules", n, *steps), unknown("agent", agent, known))
-                for n, rule in enumerate(self.rules)
-                for steps, agent in rule.named()
-                if agent not in known
-            ]
-        if detectors is not None:
-            known = sorted(detectors)
-            found += [
-                (("signals", name, "detector"), unknown("detector", s.detector, known))
-                for name, s in self.signals.items()
-                if s.detector is not None and s.detector not in known and ":" not in s.detector
-            ]
-        return found
-
-    def _circles(self) -> Iterator[list[str]]:
-        """The ways from a signal back to itself, each circle once."""
-        below = {
-            name: [other for _, other in named_in(s.when) if other in self.signals] if s.when is not None else []
-            for name, s in self.signals.items()
-        }
-        done: set[str] = set()
-        for start in below:
-            way: list[str] = []
-            trail = [iter([start])]
-            while trail:
-                name = next(trail[-1], None)
-                if name is None:
-                    trail.pop()
-                    if way:
-                        done.add(way.pop())
-                elif name in way:
-                    yield [*way[way.index(name) :], name]
-                elif name not in done:
-                    way.append(name)
-                    trail.append(iter(below[name]))
-
-
-def read_rules(
-    file: Path, *, shown: str = "", agents: Iterable[str] | None = None, detectors: Iterable[str] | None = None
-) -> RuleBook:
-    """The rules of a YAML or TOML file.
-
-    Args:
-        file: Where it is; it ends in `.yaml`, `.yml` or `.toml`.
-        shown: What mistakes call it; empty: its path.
-        agents: The agents that there are; absent: their names are not checked.
-        detectors: The detectors that there are; absent: likewise.
-
-    Raises:
-        ProjectError: If anything is wrong, with every mistake, one a line: file, line, key, sentence.
-    """
-    return _read_rules(file, shown or str(file), agents, detectors)[0]
-
-
-def rule_book(
-    values: Mapping[str, Any], *, agents: Iterable[str] | None = None, detectors: Iterable[str] | None = None
-) -> RuleBook:
-    """The rules that these keys describe, nested like a file. Arguments and errors as of `read_rules`."""
-    return _book(Document(dict(values)), INLINE, agents, detectors)
-
-
-def _read_rules(
-    file: Path, shown: str, agents: Iterable[str] | None, detectors: Iterable[str] | None
-) -> tuple[RuleBook, Document]:
-    if file.suffix.lower() not in (".yaml", ".yml", ".toml"):
-        raise ProjectError([str(Mistake(shown, None, "", "must end in .yaml, .yml or .toml"))])
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        why = "does not exist; correct the option `file`" if isinstance(error, FileNotFoundError) else (
-            f"cannot be read: {error.strerror or type(error).__name__}"
-        )  # fmt: skip
-        raise ProjectError([str(Mistake(shown, None, "", why))]) from error
-    document = _toml(data, shown) if file.suffix.lower() == ".toml" else read_yaml(data, shown)
-    if document.mistakes:
-        raise ProjectError([str(m) for m in document.mistakes])
-    return _book(document, shown, agents, detectors), document
-
-
-def _book(document: Document, file: str, agents: Iterable[str] | None, detectors: Iterable[str] | None) -> RuleBook:
-    try:
-        book, found = validated(RuleBook, document.values)
-        if book is not None:
-            found = book.mistakes(agents=agents, detectors=detectors)
-    except RecursionError:
-        book, found = None, [((), "is nested too deeply; make it flatter")]
-    if found or book is None:
-        raise ProjectError([str(Mistake(file, document.line(steps), dotted(steps), text)) for steps, text in found])
-    return book
-
-
-def _toml(data: bytes, file: str) -> Document:
-    text = decode(data, file)
-    if isinstance(text, Mistake):
-        return Document(mistakes=(text,))
-    try:
-        return Document(tomllib.loads(text), lines=_toml_lines(text))
-    except tomllib.TOMLDecodeError as error:
-        words = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
-        what, at = (words[1], words[2]) if words else (str(error), None)
-        line = int(at) if at else text.rstrip().count("\n") + 1
-        return Document(mistakes=(Mistake(file, line, "", f"is not valid TOML: {what[:1].lower()}{what[1:]}"),))
-    except RecursionError:
-        return Document(mistakes=(Mistake(file, None, "", "is nested too deeply; make it flatter"),))
-
-
-def _toml_lines(text: str) -> dict[Steps, int]:
-    """The lines of tables and of keys that begin a line, which the parser does not tell. Good for messages only."""
-    lines: dict[Steps, int] = {(): 1}
-    above: Steps = ()
-    counts: dict[str, int] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if header := _TOML_HEADER.match(line):
-            above = tuple(header[2].replace('"', "").replace(" ", "").split("."))
-            if header[1] == "[[":
-                counts[header[2]] = counts.get(header[2], -1) + 1
-                above = (*above, counts[header[2]])
-            elif above[0] == "rules" and "rules" in counts:
-                above = ("rules", counts["rules"], *above[1:])
-            lines.setdefault(above, number)
-        elif key := _TOML_KEY.match(line):
-            lines.setdefault((*above, *key[1].split(".")), number)
-    return lines
-
-
-_TOML_HEADER = re.compile(r"^\s*(\[\[?)\s*([\w.\"\s-]+?)\s*\]")
-_TOML_KEY = re.compile(r"^\s*([\w.-]+)\s*=")
+__all__ = ["RulesRouter", "rules_router"]
 
 
 # --- the router -------------------------------------------------------------------------------------------------------
@@ -358,6 +66,13 @@ class RulesRouter:
         known = {**OWN_DETECTORS, **(detectors or {})}
         if wrong := book.mistakes(detectors=known):
             raise ProjectError([str(Mistake(INLINE, None, dotted(steps), text)) for steps, text in wrong])
+        self.book = book
+        book = book.guarded()
+        if book.mistakes(detectors=known):
+            raise ConfigError(
+                f"`strong` needs the detector {JAILBREAK!r}, which is not given; add it to `detectors`, or say what "
+                f"the signal {JAILBREAK!r} is, or set `guard` to false"
+            )
         further = further or {}
         for rule in book.rules:
             if rule.next is not None and rule.next not in further:
@@ -365,7 +80,7 @@ class RulesRouter:
         for spec in book.signals.values():
             if spec.detector is not None and spec.detector not in known:
                 known[spec.detector] = resolve_name(spec.detector)
-        self.book = book
+        self._rules = book.rules
         self._bounding = [rule for rule in book.rules if not rule.decides]
         self._deciding = sorted((rule for rule in book.rules if rule.decides), key=lambda rule: -rule.priority)
         self._otherwise, self._further = otherwise, dict(further)
@@ -375,9 +90,12 @@ class RulesRouter:
         """See `Router`; also raises `RoutingError` if a signal could not be read."""
         started = time.perf_counter()
         readings = await self._read(request, ctx)
-        held = {rule.name: _held(rule, readings) for rule in self.book.rules}
+        held = {rule.name: _held(rule, readings) for rule in self._rules}
         bounding = [rule for rule in self._bounding if held[rule.name].matched]
-        cards, out = _bounded(_unique(request.cards), bounding)
+        cards, out = self._bounded(_unique(request.cards), bounding)
+        most = min([request.max_agents, *(r.limits.max_agents for r in bounding if r.limits and r.limits.max_agents)])
+        if most < request.max_agents:
+            request = request.model_copy(update={"max_agents": most})
         passed: dict[str, str] = {}
         decided: RuleSpec | None = None
         decision: RoutingDecision | None = None
@@ -391,11 +109,15 @@ class RulesRouter:
             passed[rule.name] = said
         if decision is None:
             decision = await self._asked(self._otherwise, request, cards, out, ctx)
-        _check(decision, bounding, request.cards)
-        stopped = decided is not None and decided.out_of_scope
+        self._check(decision, bounding, request.cards)
+        stopped = decided is not None and (decided.out_of_scope or decided.stop is not None)
         if decision.mode is not Mode.PATH and not stopped:
-            decision = _preferred(decision, bounding, cards, request.max_agents)
-            decision = _required(decision, bounding, cards, request.max_agents)
+            decision = _preferred(decision, bounding, cards, most)
+            decision = _required(decision, bounding, cards, most)
+            if len(decision.chosen) > most:
+                decision = _with_chosen(decision, decision.chosen[:most], f"among the {most} that a rule allows")
+        if any(rule.strongest for rule in bounding):
+            decision = decision.model_copy(update={"chosen": tuple(self._strengthened(c) for c in decision.chosen)})
         missing = [
             Candidate(agent=agent, score=0.0, chosen=False, reason=why)
             for agent, why in out.items()
@@ -415,10 +137,18 @@ class RulesRouter:
                     "passed_over": passed,
                     "signals": {name: reading.as_json() for name, reading in readings.items()},
                 },
+                "limits": self._limits(decision, bounding),
                 "router": self.name,
                 "latency_ms": (time.perf_counter() - started) * 1000,
             }
         )
+
+    async def prepare(self, cards: Sequence[AgentCard]) -> None:
+        """Let the routers that can read the cards beforehand do so."""
+        for router in self._asks:
+            ready = getattr(router, "prepare", None)
+            if ready is not None:
+                await ready(cards)
 
     def record(self, agent: str, ok: bool) -> None:
         """Hand on how a call went."""
@@ -458,7 +188,7 @@ class RulesRouter:
         """What a rule decides, or why it decides nothing."""
         if rule.next is not None:
             return await self._asked(self._further[rule.next], request, cards, out, ctx)
-        if rule.out_of_scope:
+        if rule.out_of_scope or rule.stop is not None:
             return _decision(rule, held, Mode.OUT_OF_SCOPE, (), cards)
         if rule.clarify is not None:
             if any(c.question == rule.clarify for c in request.task.clarifications):
@@ -478,11 +208,54 @@ class RulesRouter:
         )
         return _decision(rule, held, Mode.SOLO if len(chosen) == 1 else Mode.PARALLEL, chosen, cards)
 
+    def _bounded(
+        self, cards: Sequence[AgentCard], bounding: Sequence[RuleSpec]
+    ) -> tuple[tuple[AgentCard, ...], dict[str, str]]:
+        """The cards that may be chosen among, and why the others may not."""
+        out: dict[str, str] = {}
+        for card in cards if bounding else ():
+            reasons = (self._barred(card.id, card, rule) for rule in bounding)
+            if reason := next((r for r in reasons if r), ""):
+                out[card.id] = reason
+        return tuple(card for card in cards if card.id not in out), out
+
+    def _barred(self, agent: str, card: AgentCard | None, rule: RuleSpec) -> str:
+        """Why a rule that holds keeps this agent from working; empty if it does not."""
+        if agent in rule.forbid:
+            return f"forbidden by the rule {rule.name!r}"
+        if lacking := [kind for kind in rule.must_allow if card is None or kind not in card.allows]:
+            return f"its card does not allow {' and '.join(lacking)} data, as the rule {rule.name!r} demands"
+        if rule.strongest and not self.book.variants_of(agent):
+            return f"not among the strong agents, which the rule {rule.name!r} demands"
+        return ""
+
+    def _check(self, decision: RoutingDecision, bounding: Sequence[RuleSpec], cards: Sequence[AgentCard]) -> None:
+        """Raise `RoutingError` if somebody was chosen whom a rule bars: in a later layer of a path, say."""
+        known = {card.id: card for card in cards}
+        for agent in decision.agents if bounding else ():
+            for rule in bounding:
+                if reason := self._barred(agent, known.get(agent), rule):
+                    raise RoutingError(f"the router {decision.router!r} chose {agent!r}: {reason}")
+
+    def _strengthened(self, chosen: Chosen) -> Chosen:
+        """The same agent in a variant that the file calls strong."""
+        strong = self.book.variants_of(chosen.agent)
+        return chosen if chosen.variant in strong else chosen.model_copy(update={"variant": strong[0]})
+
+    def _limits(self, decision: RoutingDecision, bounding: Sequence[RuleSpec]) -> RunBounds | None:
+        """What the router that was asked and the rules let the run take."""
+        bounds = decision.limits
+        for place, rule in enumerate(self._rules):
+            if rule in bounding and rule.limits is not None:
+                mine = rule.limits.for_run(f"rules[{place}].limits")
+                bounds = mine if bounds is None else bounds.least(mine)
+        return bounds
+
     async def _asked(
         self, router: Router, request: RouteRequest, cards: Sequence[AgentCard], out: Mapping[str, str], ctx: RunContext
     ) -> RoutingDecision:
         """What a router decides about the cards that are left."""
-        if out and request.cards and not cards:
+        if out and request.cards and not any(not card.shadow for card in cards):
             return RoutingDecision(
                 mode=Mode.OUT_OF_SCOPE, reason="the rules leave no agent", confidence=1.0, router=self.name
             )
@@ -522,7 +295,7 @@ def rules_router(
     shown, document = INLINE, Document()
     if file is not None:
         shown = str(file)
-        book, document = _read_rules(Path(folder or ".") / file, shown, None, known)
+        book, document = read_book(Path(folder or ".") / file, shown, detectors=known)
     else:
         given = {"signals": signals, "rules": rules}
         book = rule_book({key: value for key, value in given.items() if value is not None}, detectors=known)
@@ -557,34 +330,6 @@ def _held(rule: RuleSpec, readings: Mapping[str, Reading]) -> Held:
     return Held(True, 1.0, ()) if rule.when is None else judged(rule.when, readings)
 
 
-def _bounded(cards: Sequence[AgentCard], bounding: Sequence[RuleSpec]) -> tuple[tuple[AgentCard, ...], dict[str, str]]:
-    """The cards that may be chosen among, and why the others may not."""
-    out: dict[str, str] = {}
-    for card in cards if bounding else ():
-        reasons = (_barred(card.id, card, rule) for rule in bounding)
-        if reason := next((r for r in reasons if r), ""):
-            out[card.id] = reason
-    return tuple(card for card in cards if card.id not in out), out
-
-
-def _barred(agent: str, card: AgentCard | None, rule: RuleSpec) -> str:
-    """Why a rule that holds keeps this agent from working; empty if it does not."""
-    if agent in rule.forbid:
-        return f"forbidden by the rule {rule.name!r}"
-    if lacking := [kind for kind in rule.must_allow if card is None or kind not in card.allows]:
-        return f"its card does not allow {' and '.join(lacking)} data, as the rule {rule.name!r} demands"
-    return ""
-
-
-def _check(decision: RoutingDecision, bounding: Sequence[RuleSpec], cards: Sequence[AgentCard]) -> None:
-    """Raise `RoutingError` if somebody was chosen whom a rule bars: a later layer of a path, a router's own mind."""
-    known = {card.id: card for card in cards}
-    for agent in decision.agents if bounding else ():
-        for rule in bounding:
-            if reason := _barred(agent, known.get(agent), rule):
-                raise RoutingError(f"the router {decision.router!r} chose {agent!r}: {reason}")
-
-
 def _decision(
     rule: RuleSpec, held: Held, mode: Mode, chosen: tuple[Chosen, ...], cards: Sequence[AgentCard]
 ) -> RoutingDecision:
@@ -611,6 +356,7 @@ def _decision(
         reason=f"the rule {rule.name!r}",
         candidates=tuple(candidates),
         confidence=held.confidence,
+        stopped=rule.stop or "",
         question=rule.clarify if mode is Mode.CLARIFY else None,
         options=tuple(o for o in rule.options if o in here) if mode is Mode.CLARIFY else (),
         router=RulesRouter.name,
@@ -699,7 +445,7 @@ def _reason(
     said = [told(decided)] if decided is not None else []
     if decided is None or decided.next is not None:
         said.append(f"{decision.router}: {decision.reason}" if decision.router != RulesRouter.name else decision.reason)
-    said += [f"{', '.join(k for k in _BOUNDING if getattr(rule, k))} as {told(rule)}" for rule in bounding]
+    said += [f"{', '.join(k for k in BOUNDING if getattr(rule, k))} as {told(rule)}" for rule in bounding]
     return "; ".join(said)
 
 

@@ -1,14 +1,13 @@
 """What a set of cards says about a text: evidence for each agent, from everything a card offers.
 
-One linear head over all texts of all cards (a kernel ridge; a softmax where many cards have examples enough), beside
-nearness to the examples, the description, the instructions and what a card is not for. Cards with many examples are
-led by the head, cards with few by nearness, cards with none by their descriptions: all are rows of one table, so the
-passage is smooth. Numbers only; decides nothing.
+One linear head over all texts of all cards (a kernel ridge), beside nearness to the examples, the description, the
+instructions and what a card is not for. Cards with many examples are led by the head, cards with few by nearness, cards
+with none by their descriptions: all are rows of one table, so the passage is smooth. Numbers only; decides nothing.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -18,11 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh.routing.features import TextSpace, cached_stem
-from agentmesh.routing.head import MORE_STEPS, fit_softmax
 from agentmesh.text import STOP_WORDS, content_words, sentences, words
 from agentmesh.types import AgentCard
 
-__all__ = ["NONE_SIGNALS", "SIGNALS", "CardScorer", "HeldOut", "Kind", "Row", "Signals", "background_rows", "card_rows"]
+__all__ = [
+    "HELD_OUT_ROWS",
+    "NONE_SIGNALS",
+    "SIGNALS",
+    "TRUST",
+    "CardScorer",
+    "HeldOut",
+    "Kind",
+    "Row",
+    "Segments",
+    "Signals",
+    "background_rows",
+    "card_rows",
+    "coverage_of",
+]
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -58,13 +70,6 @@ gradients, with `HELD_OUT_ROWS` examples held out for the calibration. Bounds me
 HELD_OUT_ROWS = 1_500
 GRADIENT_STEPS = 40
 GRADIENT_TOLERANCE = 3e-4
-FEW_AGENTS = 24
-"""Up to this many agents the head is a ridge, which sees every n-gram; with more it is a softmax, which does not drown
-in the rows of other agents. On public rows: .971 against .948 with 10 agents, .882 against .927 with 150."""
-LEARNED_EXAMPLES = 8
-"""Examples a card, on average, from which on the softmax is used."""
-ODDS_SCALE = 4.0
-"""Log odds of the softmax that count like 1 of the ridge."""
 SAME_TEXT = 0.999
 """Two rows this similar are the same text: neither is evidence about the other when one is left out."""
 INSTRUCTION_SENTENCES = 60
@@ -148,9 +153,7 @@ class CardScorer:
         self._rows = rows
         self._agent = np.array([row.agent for row in rows], np.int64)
         self._kind = np.array([row.kind for row in rows], np.int64)
-        self._segments = {
-            kind: self._segment(kind) for kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION, Kind.NOT_FOR)
-        }
+        self._parts = Segments(self._agent, self._kind, count)
         self._known = Counter(
             word
             for row in rows
@@ -158,15 +161,7 @@ class CardScorer:
             for word in set(content_words(row.text))
         )
         self._ridge: Floats = np.zeros((0, count), np.float32)
-        self._softmax: Floats | None = None
-        examples = int((self._kind == Kind.EXAMPLE).sum())
-        many = count > FEW_AGENTS and examples >= LEARNED_EXAMPLES * count
-        self.held_out = self._fit_softmax() if many else self._fit_ridge(exact_rows)
-
-    @property
-    def learned(self) -> bool:
-        """Whether the head is a softmax."""
-        return self._softmax is not None
+        self.held_out = self._fit_ridge(exact_rows)
 
     def knows(self, stems: Sequence[str]) -> bool:
         """Whether one of these stems stands on a card."""
@@ -176,9 +171,8 @@ class CardScorer:
         """Evidence about new texts; `vectors` as for the rows."""
         asked = self.space.asked(texts, vectors)
         near = self.space.nearness(asked)
-        head = near @ self._ridge if self._softmax is None else self._odds(self.space.features(asked), self._softmax)
-        coverage = np.array([self._coverage(text) for text in texts], np.float32)
-        return self._signals(near, head, coverage)
+        coverage = np.array([coverage_of(text, self._known) for text in texts], np.float32)
+        return self._signals(near, near @ self._ridge, coverage)
 
     # --- the head -----------------------------------------------------------------------------------------------------
 
@@ -207,26 +201,6 @@ class CardScorer:
         examples = np.flatnonzero(self._kind == Kind.EXAMPLE)
         most = min(HELD_OUT_ROWS, len(examples) // 5)
         return np.sort(np.random.default_rng(0).permutation(examples)[:most])
-
-    def _fit_softmax(self) -> HeldOut:
-        """Fit weights of the features, first without the examples that the calibration is to see as new."""
-        background = np.flatnonzero(self._kind == Kind.BACKGROUND)
-        learned = np.flatnonzero(self._kind != Kind.NOT_FOR)
-        features = self.space.features_of_rows(learned)
-        labels = np.where(self._agent[learned] >= 0, self._agent[learned], self.count)
-        trust: Floats = np.array([TRUST[Kind(k)] for k in self._kind[learned].tolist()], np.float32)
-        # Half of the background is held out: there is too little of it to leave all of it out.
-        chosen = np.concatenate([self._drawn(), background[::2]])
-        seen = ~np.isin(learned, chosen)
-        first = fit_softmax(features[seen], labels[seen], trust[seen], self.count + 1)
-        unseen = self._odds(features[~seen], first)
-        self._softmax = fit_softmax(features, labels, trust, self.count + 1, start=first, steps=MORE_STEPS)
-        return self._hold_out(chosen, self.space.similarity_of_rows(chosen), unseen)
-
-    def _odds(self, features: Floats, weights: Floats) -> Floats:
-        """Log odds of each agent against the mean of all agents, on the scale of the ridge."""
-        scores = (features @ weights)[:, :-1]
-        return np.asarray((scores - scores.mean(axis=1, keepdims=True)) / ODDS_SCALE, np.float32)
 
     def _targets(self) -> Floats:
         """1 for a row's own agent and -1 for the others; a `not_for` says -1 about its own and nothing about others."""
@@ -272,11 +246,11 @@ class CardScorer:
         near = near.copy()
         own = self._agent[chosen]
         examples = own >= 0
-        before = self._mean(near)
+        before = self._parts.mean_of(near)
         near[np.arange(len(chosen)), chosen] = -1.0
         near[near > SAME_TEXT] = -1.0
         texts = [self._rows[int(place)].text for place in chosen]
-        coverage = [self._coverage(text, seen=int(mine)) for text, mine in zip(texts, examples, strict=True)]
+        coverage = [coverage_of(text, self._known, seen=int(mine)) for text, mine in zip(texts, examples, strict=True)]
         signals = self._signals(near, head, np.array(coverage, np.float32))
         counts = np.bincount(self._agent[self._kind == Kind.EXAMPLE], minlength=self.count)[own[examples]]
         mean = signals.agents[:, :, SIGNALS.index("mean")]
@@ -288,11 +262,12 @@ class CardScorer:
 
     def _signals(self, near: Floats, head: Floats, coverage: Floats) -> Signals:
         """Evidence from the similarity to every row and the head's answers."""
-        description = self._best(near, Kind.DESCRIPTION)
-        nearest = np.maximum(self._best(near, Kind.EXAMPLE), description)
-        denied = np.maximum(0.0, self._best(near, Kind.NOT_FOR) - nearest)
+        parts = self._parts
+        description = parts.best_of(near, Kind.DESCRIPTION)
+        nearest = np.maximum(parts.best_of(near, Kind.EXAMPLE), description)
+        denied = np.maximum(0.0, parts.best_of(near, Kind.NOT_FOR) - nearest)
         agents = np.stack(
-            [head, nearest, self._mean(near), description, self._best(near, Kind.INSTRUCTION), denied], axis=2
+            [head, nearest, parts.mean_of(near), description, parts.best_of(near, Kind.INSTRUCTION), denied], axis=2
         )
         background = near[:, self._kind == Kind.BACKGROUND]
         none = np.stack(
@@ -307,35 +282,58 @@ class CardScorer:
         )
         return Signals(agents.astype(np.float32), none.astype(np.float32))
 
-    def _segment(self, kind: Kind) -> tuple[slice, Places, Places, Places] | None:
-        """Where the rows of a kind stand, where each agent's begin, whose they are and how many."""
-        places = np.flatnonzero(self._kind == kind)
-        if not len(places):
-            return None
-        owners = self._agent[places]
-        starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
-        return slice(places[0], places[-1] + 1), starts, owners[starts], np.diff(np.append(starts, len(places)))
 
-    def _best(self, near: Floats, kind: Kind) -> Floats:
+class Segments:
+    """Where the rows of each kind and agent stand in a table that is ordered by kind and then by agent."""
+
+    def __init__(self, agent: Places, kind: Places, count: int) -> None:
+        self.count = count
+        self._of: dict[Kind, tuple[slice, Places, Places, Places]] = {}
+        self._slices: dict[tuple[Kind, int], slice] = {}
+        for one in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION, Kind.NOT_FOR):
+            places = np.flatnonzero(kind == one)
+            if len(places):
+                owners = agent[places]
+                starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+                sizes = np.diff(np.append(starts, len(places)))
+                first = int(places[0])
+                self._of[one] = slice(first, int(places[-1]) + 1), starts, owners[starts], sizes
+                for owner, start, size in zip(owners[starts].tolist(), starts.tolist(), sizes.tolist(), strict=True):
+                    self._slices[one, owner] = slice(first + start, first + start + size)
+
+    def of(self, kind: Kind, agent: int) -> slice | None:
+        """The rows of one agent, if it has some of this kind."""
+        return self._slices.get((kind, agent))
+
+    def best(self, dense: Floats, rows: Floats, kind: Kind) -> Floats:
+        """The best inner product of each vector with an agent's rows of one kind, shape (m, c); 0 without any."""
+        best = np.zeros((len(dense), self.count), np.float32)
+        if (segment := self._of.get(kind)) is not None:
+            where, starts, owners, _ = segment
+            best[:, owners] = np.maximum.reduceat(dense @ rows[where].T, starts, axis=1)
+        return best
+
+    def best_of(self, near: Floats, kind: Kind) -> Floats:
         """The best similarity to an agent's rows of one kind, shape (m, c); 0 for an agent without any."""
         best = np.zeros((len(near), self.count), np.float32)
-        if (segment := self._segments[kind]) is not None:
+        if (segment := self._of.get(kind)) is not None:
             where, starts, owners, _ = segment
             best[:, owners] = np.maximum.reduceat(near[:, where], starts, axis=1)
         return best
 
-    def _mean(self, near: Floats) -> Floats:
+    def mean_of(self, near: Floats) -> Floats:
         """The mean similarity to an agent's examples, shape (m, c); 0 for an agent without any."""
         mean = np.zeros((len(near), self.count), np.float32)
-        if (segment := self._segments[Kind.EXAMPLE]) is not None:
+        if (segment := self._of.get(Kind.EXAMPLE)) is not None:
             where, starts, owners, counts = segment
             mean[:, owners] = np.add.reduceat(near[:, where], starts, axis=1) / counts
         return mean
 
-    def _coverage(self, text: str, *, seen: int = 0) -> float:
-        """Share of the content words that more than `seen` texts of the cards hold; 1 for a text without such words."""
-        found = {cached_stem(word) for word in words(text) if word not in STOP_WORDS}
-        return sum(self._known[word] > seen for word in found) / len(found) if found else 1.0
+
+def coverage_of(text: str, known: Mapping[str, int], *, seen: int = 0) -> float:
+    """Share of the content words that more than `seen` texts of the cards hold; 1 for a text without such words."""
+    found = {cached_stem(word) for word in words(text) if word not in STOP_WORDS}
+    return sum(known.get(word, 0) > seen for word in found) / len(found) if found else 1.0
 
 
 def _own_business(space: TextSpace, rows: Sequence[Row]) -> Places:

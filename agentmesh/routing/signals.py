@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, cast
 
 import numpy as np
 import regex
@@ -23,25 +23,24 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from agentmesh.errors import ConfigError, MeshError, RoutingError
 from agentmesh.models.base import Embedder
+from agentmesh.routing.language import Language, language_confidence
 from agentmesh.run import RunContext
 from agentmesh.text import stem
 from agentmesh.trace.redact import Redactor
 from agentmesh.types import Frozen, RouteRequest, Share, Task
 
 __all__ = [
-    "LANGUAGES",
     "OWN_DETECTORS",
     "Condition",
     "ConditionSpec",
     "Detector",
     "Held",
-    "Language",
     "Reading",
     "SignalReader",
     "SignalSpec",
+    "detected",
     "in_words",
     "judged",
-    "language_confidence",
     "named_in",
 ]
 
@@ -54,23 +53,16 @@ MAX_PHRASES = 256
 """Phrases of one embedding signal."""
 LIKE_AT_LEAST = 0.6
 """Cosine from which a text is like a phrase. Our choice, for the embedded vectors; see the numbers in the evidence."""
+HARD_AT_LEAST = 0.53
+"""From which on a text is nearer to the hard phrases: a difference of the cosines of 0.06. Our choice, likewise."""
 LANGUAGE_AT_LEAST = 0.6
 DETECTED_AT_LEAST = 0.5
 INLINE_CHARS = 2_000
 """Texts up to this length are read in the event loop's own thread: below about 2 ms."""
-LANGUAGE_CHARS = 2_000
-"""Characters, from the start, by which a language is told."""
 
 Detector = Callable[[str], Any]
 """Says of a text how sure it is that it found something: a number from 0 to 1, true or false, or a list of what it
 found (empty: nothing). May be async; one that is not runs in a thread."""
-
-Language = Literal[
-    "ar", "de", "el", "en", "es", "fa", "fr", "he", "hi", "it",
-    "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "uk", "zh",
-]  # fmt: skip
-LANGUAGES: tuple[Language, ...] = get_args(Language)
-"""ISO 639-1 codes that `language_confidence` knows."""
 
 
 # --- conditions -------------------------------------------------------------------------------------------------------
@@ -193,6 +185,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "keywords": ("needed", "history"),
     "pattern": ("ignore_case", "history"),
     "like": ("unlike", "at_least", "history"),
+    "hard": ("easy", "at_least", "history"),
     "language": ("at_least",),
     "length": ("min_chars", "max_chars"),
     "turns": ("min_turns", "max_turns"),
@@ -221,6 +214,12 @@ class SignalSpec(Frozen):
     """Phrases; the confidence is the cosine to the nearest one."""
     unlike: Texts = Field(default=(), max_length=MAX_PHRASES)
     """Phrases; 0 if one of these is at least as near as any of `like`."""
+    hard: Texts = Field(default=(), max_length=MAX_PHRASES)
+    """Hard questions; with `easy` ones the confidence is by how much the nearest hard one is nearer than the nearest
+    easy one: 1/2 + (cosine - cosine) / 2. How hard a text is, whatever it is about, if both lists are about the same
+    things."""
+    easy: Texts = Field(default=(), max_length=MAX_PHRASES)
+    """Easy questions; swap the two lists for a signal of what is easy."""
     language: Annotated[
         tuple[Language, ...], BeforeValidator(_listed, json_schema_input_type=Language | tuple[Language, ...])
     ] = ()
@@ -237,11 +236,13 @@ class SignalSpec(Frozen):
     user: Texts = ()
     """Names; `*` stands for any characters. A role is the list of its users; nobody is no user."""
     detector: str | None = Field(default=None, min_length=1)
-    """`secret`, what the mesh offers besides (`personal`, `injection`), or "module:attribute" of a `Detector`."""
+    """`secret`, what the mesh offers besides (`jailbreak`, `injection`, `personal`), or "module:attribute" of a
+    `Detector`."""
     when: Condition | None = None
     """A condition over other signals, to be named once and used often."""
     at_least: Share | None = None
-    """Confidence from which it counts as matched; absent: 0.6 of `like` and `language`, 0.5 of `detector`."""
+    """Confidence from which it counts as matched; absent: 0.6 of `like` and `language`, 0.53 of `hard`,
+    0.5 of `detector`."""
     history: bool = False
     """Whether the earlier messages of the user are read, too; the surest one counts."""
 
@@ -279,6 +280,8 @@ class SignalSpec(Frozen):
             raise ValueError(f"{said}; give exactly one of {known}, characters or turns")
         if wrong := sorted(self._given - {kinds[0], *_KINDS[kinds[0]]}):
             raise ValueError(f"`{wrong[0]}` does not belong to `{kinds[0]}`; take it out")
+        if self.hard and not self.easy:
+            raise ValueError("`hard` needs `easy`, questions about the same things that are; add some")
         if self.needed > len({_tokens(k) for k in self.keywords} or {()}):
             raise ValueError(f"`needed` is {self.needed}, but there are only {len(self.keywords)} keywords")
         for least, most, unit in ((self.min_chars, self.max_chars, "chars"), (self.min_turns, self.max_turns, "turns")):
@@ -320,7 +323,7 @@ class SignalReader:
 
     Args:
         specs: By name; conditions among them name only these and do not need themselves (`RuleBook` checks that).
-        embedder: For `like`.
+        embedder: For `like` and `hard`.
         detectors: By the name that `detector` has.
 
     Raises:
@@ -334,8 +337,8 @@ class SignalReader:
         self._of: dict[str, dict[str, SignalSpec]] = {kind: {} for kind in _KINDS}
         for name, spec in specs.items():
             self._of[spec.kind][name] = spec
-        if self._of["like"] and embedder is None:
-            name = next(iter(self._of["like"]))
+        if (by_meaning := [*self._of["like"], *self._of["hard"]]) and embedder is None:
+            name = by_meaning[0]
             raise ConfigError(f"the signal {name!r} compares by meaning, which needs an embedder; give one")
         self._keywords = {name: _Keywords(spec) for name, spec in self._of["keywords"].items()}
         self._patterns = {
@@ -418,13 +421,13 @@ class SignalReader:
 
     async def _alike(self, task: Task) -> dict[str, Reading]:
         """Cosines to the nearest phrases; one call of the embedder for all signals, one more at the first request."""
-        signals = self._of["like"]
+        signals = {**self._of["like"], **self._of["hard"]}
         if not signals:
             return {}
         embedder = cast(Embedder, self._embedder)
         texts = _texts(task, history=any(spec.history for spec in signals.values()))
         try:
-            new = [p for spec in signals.values() for p in (*spec.like, *spec.unlike) if p not in self._phrases]
+            new = [p for spec in signals.values() for p in _phrases(spec) if p not in self._phrases]
             if new := list(dict.fromkeys(new)):
                 self._phrases |= dict(zip(new, await embedder.embed(new), strict=True))
             vectors = await embedder.embed(texts)
@@ -433,11 +436,13 @@ class SignalReader:
         found: dict[str, Reading] = {}
         for name, spec in signals.items():
             rows = vectors if spec.history else vectors[:1]
-            sure = max(
-                _nearest(row, [self._phrases[p] for p in spec.like], [self._phrases[p] for p in spec.unlike])
-                for row in rows
+            near, far = (
+                [self._phrases[p] for p in part] for part in (spec.hard or spec.like, spec.easy or spec.unlike)
             )
-            found[name] = _reading(sure, spec, LIKE_AT_LEAST)
+            if spec.hard:
+                found[name] = _reading(max(_nearer(row, near, far) for row in rows), spec, HARD_AT_LEAST)
+            else:
+                found[name] = _reading(max(_nearest(row, near, far) for row in rows), spec, LIKE_AT_LEAST)
         return found
 
     async def _detected(self, task: Task) -> dict[str, Reading]:
@@ -450,29 +455,34 @@ class SignalReader:
 
     async def _detect(self, name: str, spec: SignalSpec, task: Task) -> float:
         detector = self._detectors[cast(str, spec.detector)]
-        surest = 0.0
-        try:
-            for text in _texts(task, history=spec.history):
-                async with asyncio.timeout(DETECT_S):
-                    if inspect.iscoroutinefunction(detector):
-                        said: object = await detector(text)
-                    elif detector is _secret and len(text) <= INLINE_CHARS:
-                        said = _secret(text)
-                    else:
-                        said = await asyncio.to_thread(detector, text)
-                        if inspect.isawaitable(said):
-                            said = await said
-                surest = max(surest, _confidence(name, said))
-        except TimeoutError:
-            raise RoutingError(
-                f"the signal {name!r} could not be read: its detector did not answer within {DETECT_S:g} s"
-            ) from None
-        except RoutingError:
-            raise
-        except Exception as error:
-            why = str(error) if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
-            raise RoutingError(f"the signal {name!r} could not be read: {why}") from error
-        return surest
+        texts = _texts(task, history=spec.history)
+        return max([await detected(name, detector, text) for text in texts])
+
+
+async def detected(name: str, detector: Detector, text: str) -> float:
+    """How sure a detector is about a text, 0 to 1, within `DETECT_S`.
+
+    Raises:
+        RoutingError: If it fails, is late or says something else, with the name of the signal.
+    """
+    try:
+        async with asyncio.timeout(DETECT_S):
+            if inspect.iscoroutinefunction(detector) or inspect.iscoroutinefunction(type(detector).__call__):
+                said: object = await detector(text)
+            elif detector is _secret and len(text) <= INLINE_CHARS:
+                said = _secret(text)
+            else:
+                said = await asyncio.to_thread(detector, text)
+                if inspect.isawaitable(said):
+                    said = await said
+    except TimeoutError:
+        raise RoutingError(
+            f"the signal {name!r} could not be read: its detector did not answer within {DETECT_S:g} s"
+        ) from None
+    except Exception as error:
+        why = str(error) if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
+        raise RoutingError(f"the signal {name!r} could not be read: {why}") from error
+    return _confidence(name, said)
 
 
 def _texts(task: Task, *, history: bool) -> list[str]:
@@ -503,6 +513,20 @@ def _nearest(
     """The greatest cosine to `like`, vectors of unit length; 0 if one of `unlike` is as near."""
     near = float(max(row @ phrase for phrase in like))
     return near if not unlike or near > float(max(row @ phrase for phrase in unlike)) else 0.0
+
+
+def _nearer(
+    row: NDArray[np.float32], hard: Sequence[NDArray[np.float32]], easy: Sequence[NDArray[np.float32]]
+) -> float:
+    """By how much the nearest of `hard` is nearer than the nearest of `easy`, as 1/2 and half of the difference."""
+    if not row.any():
+        return 0.0
+    return 0.5 + float(max(row @ phrase for phrase in hard) - max(row @ phrase for phrase in easy)) / 2
+
+
+def _phrases(spec: SignalSpec) -> tuple[str, ...]:
+    """All that a signal compares with."""
+    return (*spec.like, *spec.unlike, *spec.hard, *spec.easy)
 
 
 def _confidence(signal: str, said: object) -> float:
@@ -558,78 +582,3 @@ class _Keywords:
         if _UNSPACED.search(keyword):
             return "".join(_flat(keyword).split()) in text.flat
         return f" {' '.join(tokens)} " in text.joined
-
-
-# --- language ---------------------------------------------------------------------------------------------------------
-
-_SCRIPTS: dict[str, str] = {
-    "cyrillic": "\u0400-\u04ff",
-    "greek": "\u0370-\u03ff",
-    "arabic": "\u0600-\u06ff",
-    "hebrew": "\u0590-\u05ff",
-    "devanagari": "\u0900-\u097f",
-    "thai": "\u0e00-\u0e7f",
-    "hangul": "\uac00-\ud7af\u1100-\u11ff",
-    "kana": "\u3040-\u30ff",
-    "han": "\u3400-\u9fff",
-}
-_LETTERS = {script: re.compile(f"[{span}]") for script, span in _SCRIPTS.items()}
-_ONE_LANGUAGE: dict[str, Language] = {"greek": "el", "hebrew": "he", "devanagari": "hi", "thai": "th", "hangul": "ko"}
-_UKRAINIAN, _PERSIAN = re.compile("[іїєґ]"), re.compile("[پچژگ]")
-_SMALL_WORDS: dict[Language, str] = {
-    "en": "the and is are was of to in for you my what how where when why it this that not with on have can do "
-    "does i me please would be from your there which who",
-    "de": "der die das und ist sind war ich nicht ein eine einen mein meine meinen wie was wo wann warum für "
-    "mit auf zu von im den dem es sie wir kann bitte haben habe wird noch auch",
-    "fr": "le la les et est sont je ne pas un une mon ma mes comment quoi où quand pourquoi pour avec sur de du "
-    "des que qui vous nous il elle dans ce cette puis peux bonjour merci",
-    "es": "el la los las y es son yo no un una mi mis cómo como qué dónde cuándo por para con en de del que se "
-    "lo está puedo quiero hola gracias mañana",
-    "it": "il lo la gli le e è sono io non un una mio mia come cosa dove quando perché per con su di del della "
-    "che si posso vorrei questo ciao grazie",
-    "pt": "o a os as e é são eu não um uma meu minha como onde quando porque para com em de do da que se você "
-    "está posso quero olá obrigado obrigada",
-    "nl": "de het een en is zijn ik niet mijn hoe wat waar wanneer waarom voor met op te van dat je we kan kunt "
-    "heb hebben wordt nog ook graag",
-    "sv": "och är jag inte en ett min mitt mina hur vad var när varför för med på att det som den vi kan har "
-    "till av om snälla tack",
-    "pl": "i jest są ja nie mój moja moje jak co gdzie kiedy dlaczego dla z na do że to się czy mam mogę proszę "
-    "w od dziękuję",
-}
-_WEIGHTS: dict[str, dict[Language, float]] = {}
-for _language, _listed_words in _SMALL_WORDS.items():
-    for _word in _listed_words.split():
-        _WEIGHTS.setdefault(_word, {})[_language] = 0.0
-for _word, _languages in _WEIGHTS.items():
-    _WEIGHTS[_word] = dict.fromkeys(_languages, 1.0 / len(_languages))
-
-
-def language_confidence(text: str) -> dict[Language, float]:
-    """How sure it is that a text is in each language, 0 to 1; what is not named has 0. They add up to 1 at most.
-
-    A script of one language decides by its share of the letters. Latin letters are told apart by frequent small words:
-    a word of k languages counts 1/k for each, the confidence is a language's share of all counts, halved where there
-    is only one such word. A heuristic of our own, without a model; measured on nothing but our tests.
-    """
-    text = unicodedata.normalize("NFC", text[:LANGUAGE_CHARS]).casefold()
-    letters = sum(c.isalpha() for c in text)
-    if not letters:
-        return {}
-    shares = {script: len(pattern.findall(text)) / letters for script, pattern in _LETTERS.items()}
-    sure: dict[Language, float] = {_ONE_LANGUAGE[s]: min(1.0, shares[s]) for s in _ONE_LANGUAGE if shares[s]}
-    if shares["cyrillic"]:
-        sure["uk" if _UKRAINIAN.search(text) else "ru"] = min(1.0, shares["cyrillic"])
-    if shares["arabic"]:
-        sure["fa" if _PERSIAN.search(text) else "ar"] = min(1.0, shares["arabic"])
-    if shares["kana"] or shares["han"]:
-        sure["ja" if shares["kana"] else "zh"] = min(1.0, shares["kana"] + shares["han"])
-    counts: dict[Language, float] = {}
-    hits = 0
-    for word in _WORD.findall(text):
-        hits += word in _WEIGHTS
-        for language, weight in _WEIGHTS.get(word, {}).items():
-            counts[language] = counts.get(language, 0.0) + weight
-    latin = max(0.0, 1.0 - sum(shares.values())) * min(1.0, hits / 2)
-    total = sum(counts.values())
-    sure.update({language: latin * count / total for language, count in counts.items()})
-    return sure

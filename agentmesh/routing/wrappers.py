@@ -23,7 +23,7 @@ from agentmesh.routing.base import Router
 from agentmesh.routing.baselines import KeywordRouter
 from agentmesh.routing.semantic import SemanticRouter
 from agentmesh.run import Clock, MemoryJournal, Meter, RunContext, SystemClock
-from agentmesh.trace.events import StepFailed
+from agentmesh.trace.events import RoutesCompared, StepFailed
 from agentmesh.types import AgentCard, Candidate, Chosen, Mode, Outcome, RouteRequest, RoutingDecision, Usage
 
 __all__ = [
@@ -54,6 +54,8 @@ MOST_PENDING = 16
 """Shadows that decide at the same time; a further one is skipped."""
 MOST_COMPARED = 1_000
 """Comparisons of a shadow that are kept, newest last."""
+CLOSING_S = 0.5
+"""Seconds that a shadow has left to decide when its router is closed: a process that asks one question ends soon."""
 MOST_FAILING = 10_000
 """Agents whose failures are remembered."""
 REMEMBERED_CARDS = 8
@@ -478,8 +480,9 @@ class ShadowRouter:
     """Lets a second router decide as well, in the background, and compares.
 
     The first router's decision is given at once and never changed; then the shadow begins. It has a deadline, a
-    journal and a meter of its own, so it cannot use up the limits of the run, and writes nothing into the run's trace;
-    budgets of tenants and users are charged. What it computes in the event loop's thread takes time there.
+    journal and a meter of its own, so it cannot use up the limits of the run; budgets of tenants and users are charged.
+    All that the run's trace has of it is one event, `routes_compared`. What it computes in the event loop's thread
+    takes time there.
 
     Args:
         router: Whose decision counts.
@@ -538,10 +541,12 @@ class ShadowRouter:
         return await hand_on_outcome([self._inner], outcome)
 
     async def aclose(self) -> None:
-        """Stop the shadows and free what both routers hold. May be called twice."""
+        """Let the shadows end that do so soon, stop the others, free what both routers hold. May be called twice."""
         here = asyncio.get_running_loop()
         pending = [task for task in self._pending if task.get_loop() is here]  # those of an ended loop ended with it
         self._pending.clear()
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=min(CLOSING_S, self._deadline_s))
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
@@ -561,6 +566,7 @@ class ShadowRouter:
         self.compared += 1
         self.agreed += comparison.same
         self.comparisons.append(comparison)
+        ctx.emit(_compared_event(comparison, self._shadow.name))
         if self._on_compared is not None:
             try:
                 self._on_compared(comparison, ctx)
@@ -582,6 +588,24 @@ class ShadowRouter:
             stream=False,
             _calls=itertools.count(1),
         )
+
+
+def _compared_event(comparison: Comparison, shadow: str) -> RoutesCompared:
+    """What the trace is told of a comparison."""
+    decision, other = comparison.decision, comparison.shadow
+    return RoutesCompared(
+        stage=comparison.stage,
+        router=str(decision.evidence.get("decided_by") or decision.router),
+        mode=decision.mode,
+        agents=decision.agents,
+        shadow=shadow,
+        shadow_mode=other.mode if other is not None else None,
+        shadow_agents=other.agents if other is not None else (),
+        shadow_reason=other.reason if other is not None else "",
+        same=comparison.same,
+        error=comparison.error,
+        latency_ms=other.latency_ms if other is not None else 0.0,
+    )
 
 
 def shadow_router(

@@ -10,9 +10,18 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 
@@ -21,12 +30,14 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command, Send
 
 from agentmesh import __version__
+from agentmesh.agents.base import Agent
 from agentmesh.errors import ConfigError, GraphError, InputError, MeshError, StoreError, UnknownNameError
 from agentmesh.graphs import GraphSpec, default_graph
 from agentmesh.guardrails import Action, Where, run_guardrails
 from agentmesh.memory.base import MemoryStore
 from agentmesh.memory.writer import Draft, drafts_from_turn, item_id
 from agentmesh.mistakes import dotted, validated
+from agentmesh.project.watch import CardWatch
 from agentmesh.run import Accounts, Emitter, Journal, Limits, MemoryJournal, Meter, RunContext, SystemClock, new_run_id
 from agentmesh.runtime.apart import apart
 from agentmesh.runtime.conditions import CONDITIONS, Condition
@@ -34,13 +45,16 @@ from agentmesh.runtime.executor import LocalExecutor
 from agentmesh.runtime.graph import AgentGraph
 from agentmesh.runtime.guarding import ALLOW_QUESTION, check_question_first
 from agentmesh.runtime.nodes import Parts, RunScope, answer_so_far, drafts_of, may_ask, remember, run_call
+from agentmesh.runtime.onboarding import Onboarding
 from agentmesh.runtime.people import answers_to, clarified, questions_in, waiting_answer
 from agentmesh.runtime.recent import RecentRuns
 from agentmesh.runtime.state import RunState, view_of
+from agentmesh.runtime.team import Team
 from agentmesh.runtime.threads import Threads
 from agentmesh.runtime.wiring import state_graph
 from agentmesh.trace.base import TraceSink
 from agentmesh.trace.events import (
+    AgentsChanged,
     Event,
     MemoryFlushed,
     ModelCalled,
@@ -63,6 +77,7 @@ from agentmesh.types import (
     AnswerStatus,
     Message,
     Question,
+    ReplyStatus,
     StopReason,
     Task,
     Usage,
@@ -110,6 +125,10 @@ class Services:
     checkpointer: Any
     journal: Callable[[str, bool], Awaitable[Journal]]
     """Journal of a run; the flag says that the run is new."""
+    staffed: Callable[[Parts, Team], Parts] = lambda parts, team: replace(parts, cards=team.cards)
+    """The parts with another team."""
+    ready: Callable[[Sequence[AgentCard]], Awaitable[None]] | None = None
+    """Lets routers learn these cards, so that the next question does not wait for it."""
     runs: Runs = field(default_factory=RecentRuns)
     """The runs that may be resumed; where it takes events, it is given every run's."""
     alone: Callable[[str], AbstractContextManager[None]] = lambda run_id: nullcontext()
@@ -134,14 +153,15 @@ class Mesh:
     def __init__(
         self,
         *,
-        cards: Sequence[AgentCard],
-        open_services: Callable[[], Awaitable[Services]],
+        team: Team,
+        open_services: Callable[[Team], Awaitable[Services]],
+        hire: Callable[[Any], tuple[AgentCard, Agent | None]],
+        watch: CardWatch | None = None,
         limits: Limits | None = None,
         graphs: Mapping[str, AgentGraph | GraphSpec] | None = None,
         keep_prompts: bool = False,
         guarded: Collection[str] = (),
     ) -> None:
-        self.cards = {card.id: card for card in cards}
         self.limits = limits or Limits()
         self.graphs: dict[str, AgentGraph | GraphSpec] = dict(graphs or {})
         self.guarded = frozenset(guarded)
@@ -152,7 +172,10 @@ class Mesh:
         self._services: Services | None = None
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._compiled: dict[int, tuple[Any, Any]] = {}
+        self._compiled: dict[int, _Compiled] = {}
+        self._onboarding = Onboarding(team, hire, watch, graphs=lambda: self.graphs)
+        self._asking: tuple[Team | None, frozenset[str]] = (None, frozenset())
+        """Ids of those who may need a person's yes, of this team."""
         self._active: dict[str, asyncio.Future[None]] = {}
         """The runs at work by id, done when they are."""
         self._working: dict[str, asyncio.Task[Any]] = {}
@@ -167,6 +190,11 @@ class Mesh:
         """Milliseconds that the last batch write to the memory store took."""
 
     @property
+    def cards(self) -> Mapping[str, AgentCard]:
+        """The agents' cards by id, as they are now."""
+        return self._onboarding.team.cards
+
+    @property
     def agents(self) -> tuple[str, ...]:
         """Ids of the agents."""
         return tuple(self.cards)
@@ -174,7 +202,10 @@ class Mesh:
     @property
     def asking(self) -> frozenset[str]:
         """Ids of the agents that may need a person's yes."""
-        return frozenset(card.id for card in self.cards.values() if may_ask(card))
+        team = self._onboarding.team
+        if self._asking[0] is not team:
+            self._asking = (team, frozenset(card.id for card in team.cards.values() if may_ask(card)))
+        return self._asking[1]
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -221,8 +252,10 @@ class Mesh:
         thread, user, limits = thread or None, user or None, _limits_of(limits)
         self._check_input(text, tenant=tenant, user=user, thread=thread, run_id=run_id, limits=limits)
         services = await self._open()
+        await self._onboarding.look(services)
+        parts = services.parts
         if router is not None:
-            services.parts.router(router)
+            parts.router(router)
         compiled, name = self._compile(graph, services)
         given, run_id = run_id is not None, run_id or new_run_id()
         with apart(), self._claim(run_id), self._alone(run_id, services):
@@ -236,20 +269,21 @@ class Mesh:
             task = Task(text=text, history=(*history, *earlier), tenant=tenant, user=user, thread=thread)
             journal = await services.journal(run_id, True)
             scope = self._scope(
-                services, task, run_id, journal, limits=limits, router=router, sinks=sinks, stream=stream
-            )  # fmt: skip
+                services, parts, task, run_id, journal, limits=limits, router=router, sinks=sinks, stream=stream
+            )
             found, events = await check_question_first(task, services.parts.guardrails, scope.ctx)
             kept = self._keep_prompts or found.blocked is None
             scope.ctx.emit(
                 RunStarted(
                     task=found.task if kept else task.model_copy(update={"text": NOT_KEPT}),
                     graph=name,
-                    agents=self.agents,
+                    agents=tuple(parts.cards),
                     version=__version__,
                     router=router,
                     limits=limits.model_dump() if limits is not None else None,
                 )
             )
+            self._onboarding.tell(scope.ctx)
             for event in events:
                 scope.ctx.emit(event)
             if found.blocked is not None:
@@ -326,12 +360,14 @@ class Mesh:
         services = await self._open()
         _, started = await self._history(services, run_id)
         run_id = started.run_id
+        await self._onboarding.look(services)
         with apart(), self._claim(run_id), self._alone(run_id, services):
             events, started = await self._history(services, run_id)  # another process may have gone on with it
             if services.prepare is not None:
                 await services.prepare(started.task.tenant)
             if graph is None and started.graph not in (*self.graphs, "default"):
                 raise InputError(f"run {run_id!r} ran on a graph {started.graph!r} of its own; give it as `graph=`")
+            parts = services.parts
             compiled, name = self._compile(graph or (None if started.graph == "default" else started.graph), services)
             _check_fit(compiled, name, run_id, await services.checkpointer.aget_tuple(_config(run_id)))
             snapshot = await compiled.aget_state(_config(run_id))
@@ -345,11 +381,12 @@ class Mesh:
             if limits is None and started.limits is not None:
                 limits = Limits.model_validate(started.limits)
             scope = self._scope(
-                services, started.task, run_id, journal, limits=limits, router=started.router, sinks=sinks,
+                services, parts, started.task, run_id, journal, limits=limits, router=started.router, sinks=sinks,
                 stream=stream, spent=spent, worked_s=_worked_s(events), first=first,
             )  # fmt: skip
             said = await _let_in(said, scope)
             scope.ctx.emit(RunResumed(finished_calls=await services.runs.finished_calls(run_id)))
+            self._onboarding.tell(scope.ctx)
             for id_, word in said.items():
                 shown = word if isinstance(word, str) else "yes" if word else "no"
                 scope.ctx.emit(PersonAnswered(question_id=id_, answer=shown))
@@ -437,6 +474,63 @@ class Mesh:
             raise InputError(f"run {run_id!r} was cancelled for good ({given_up.reason}); ask again")
         return events, started
 
+    # --- who works ----------------------------------------------------------------------------------------------------
+
+    async def onboard(self, agent: AgentCard | Agent | Callable[..., Any]) -> AgentCard:
+        """Take an agent in, in place of the one of the same id if there is one; the next decision knows it.
+
+        Nothing is restarted or trained. Routers that learn cards do so before the agent takes part, for at most five
+        seconds; questions that come meanwhile are decided without it. Runs at work keep the agents that they began
+        with; one that waits for a person goes on with those of the day.
+
+        A pool of `*` has the agent; a pool that names ids stays as it is: name it there (`mesh.graphs["desk"] = ...`
+        counts from the next question on). A graph that was compiled with `AgentGraph.compile` does not ask a person for
+        agents that joined later: compile it again. In a project no file is written; a card's file counts again when it
+        changes.
+
+        Args:
+            agent: What `build_mesh` takes as an agent. A card with `shadow` competes and is never called.
+
+        Returns:
+            Its card.
+
+        Raises:
+            ConfigError: If the card says nothing, or names a role, a model or a tool that is not there. Nothing
+                changed.
+            ModelWeightsError: If its model's weights are not here. Nothing changed.
+        """
+        services = await self._open()
+        return await self._onboarding.join(agent, services)
+
+    async def retire(self, agent: str) -> None:
+        """Take an agent out: the next decision does not know it. Runs at work keep the agents that they began with.
+
+        What it said stays in memory. In a project no file is deleted; if its card's file changes, it is back.
+
+        Raises:
+            UnknownNameError: If there is no such agent.
+            GraphError: If a stage of one of `graphs` names it.
+            ConfigError: If it is the only one.
+        """
+        services = await self._open()
+        await self._onboarding.leave(agent, services)
+
+    async def refresh(self) -> AgentsChanged | None:
+        """Look now whether cards in the project's `agents/` changed, as every question does; what changed, if anything.
+
+        A process that serves questions may call it now and then, so that no question waits for routers that learn
+        cards. Never raises for a card: what is wrong stands in `mistakes`, and its agent stays as it was.
+        """
+        return await self._onboarding.look(await self._open(), always=True)
+
+    def onboard_sync(self, agent: AgentCard | Agent | Callable[..., Any]) -> AgentCard:
+        """`onboard`, for code without an event loop."""
+        return self.run_sync(self.onboard(agent))
+
+    def retire_sync(self, agent: str) -> None:
+        """`retire`, for code without an event loop."""
+        self.run_sync(self.retire(agent))
+
     # --- the life of a mesh -------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -482,6 +576,7 @@ class Mesh:
             work.cancel()
         if self._active:
             await asyncio.wait(self._active.values(), timeout=CLOSE_WAIT_S)
+        await self._onboarding.settle()
         await self.settle()
         self._flushing = None
         self._compiled.clear()
@@ -508,16 +603,19 @@ class Mesh:
         run_id = state.get("run_id", "loose")
         scope = self._loose.get(run_id)
         if scope is None:
+            await self._onboarding.look(services)
             task = state["task"]
             if services.prepare is not None:
                 await services.prepare(task.tenant)
             # an earlier process may have begun it; without a folder it lives as long as its scope
             journal = await services.journal(run_id, False) if services.keep_checkpoints else MemoryJournal()
-            scope = self._scope(services, task, run_id, journal, resumable=False)
+            scope = self._scope(services, services.parts, task, run_id, journal, resumable=False)
             if run_id in self._loose:  # a branch beside this one was quicker
                 return self._loose[run_id]
             self._loose[run_id] = scope
-            scope.ctx.emit(RunStarted(task=task, graph="own", agents=self.agents, version=__version__))
+            agents = tuple(scope.parts.cards)
+            scope.ctx.emit(RunStarted(task=task, graph="own", agents=agents, version=__version__))
+            self._onboarding.tell(scope.ctx)
             while len(self._loose) > LOOSE_SCOPES:
                 self._loose.popitem(last=False)
         return scope
@@ -526,6 +624,7 @@ class Mesh:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop, self._opening = loop, asyncio.Lock()
+            self._onboarding.open_here()
         if self._loop is not loop:
             raise ConfigError(
                 "this mesh is open in another event loop; use `ask_sync` everywhere, or one mesh for each loop"
@@ -533,7 +632,7 @@ class Mesh:
         if self._services is None:
             async with self._opening:
                 if self._services is None:
-                    self._services = await self._open_services()
+                    self._services = await self._open_services(self._onboarding.team)
         return self._services
 
     # --- a run --------------------------------------------------------------------------------------------------------
@@ -541,6 +640,7 @@ class Mesh:
     def _scope(
         self,
         services: Services,
+        parts: Parts,
         task: Task,
         run_id: str,
         journal: Journal,
@@ -577,7 +677,6 @@ class Mesh:
             keep_prompts=self._keep_prompts,
             stream=stream,
         )
-        parts = services.parts
 
         async def run(call: AgentCall) -> AgentReply:
             return await run_call(call, parts, ctx)
@@ -694,12 +793,12 @@ class Mesh:
         An answer that holds the words of a private agent stands in the history, which is the user's, but not in the
         memory that other agents search.
         """
-        if answer.status is AnswerStatus.FAILED or task.thread is None:
+        stopped = answer.decision is not None and bool(answer.decision.stopped)  # it must not come back as history
+        if answer.status is AnswerStatus.FAILED or stopped or task.thread is None:
             return
         await services.threads.add(task.tenant, task.thread, scope.ctx.run_id, _turns(task, answer))
-        private = any(
-            r.ok and self.cards[r.agent].visibility == "private" for r in answer.replies if r.agent in self.cards
-        )
+        cards = scope.parts.cards
+        private = any(r.ok and cards[r.agent].visibility == "private" for r in answer.replies if r.agent in cards)
         turn = drafts_from_turn(task, "" if private else answer.text, run_id=scope.ctx.run_id)
         drafts = [*self._said(task, answer, scope), *turn]
         await remember(drafts, scope.parts, scope.ctx)
@@ -724,7 +823,7 @@ class Mesh:
 
     def _said(self, task: Task, answer: Answer, scope: RunScope) -> list[Draft]:
         """What memory keeps of the replies."""
-        replies = ((reply, self.cards.get(reply.agent)) for reply in answer.replies)
+        replies = ((reply, scope.parts.cards.get(reply.agent)) for reply in answer.replies)
         return [d for reply, card in replies if card for d in drafts_of(reply, task, card, answer.run_id, scope.parts)]
 
     def _flush_soon(self, ctx: RunContext, services: Services) -> None:
@@ -754,9 +853,14 @@ class Mesh:
             if graph not in self.graphs:
                 raise UnknownNameError("graph", graph, sorted(self.graphs))
             graph = self.graphs[graph]
+        team, asking = self._onboarding.team, self.asking
         known = self._compiled.get(id(graph))
-        if known is not None:
-            return known[0], known[1].name if known[1] is not None else "default"
+        if known is not None and known.asking == asking:
+            if known.team is not team:
+                self._onboarding.check(known.spec)
+                known.spec.check(self.agents, CONDITIONS)
+                known.team = team
+            return known.compiled, "default" if graph is None else known.spec.name
         conditions: Mapping[str, Condition] = CONDITIONS
         if graph is None:
             spec = default_graph(max_agents=services.parts.max_agents)
@@ -764,14 +868,15 @@ class Mesh:
             spec, conditions = graph.draft(), graph.conditions
         else:
             spec = graph
+        self._onboarding.check(spec)
         spec.check(self.agents, conditions)
         for router in spec.routers():
             services.parts.router(router)
-        compiled = state_graph(spec, conditions, self.scope_of, asking=self.asking, guarded=self.guarded).compile(
+        compiled = state_graph(spec, conditions, self.scope_of, asking=asking, guarded=self.guarded).compile(
             checkpointer=services.checkpointer, name=spec.name
         )
         if not isinstance(graph, AgentGraph):  # a builder may still grow
-            self._compiled[id(graph)] = (compiled, graph)
+            self._compiled[id(graph)] = _Compiled(compiled, graph, spec, asking, team)
         return compiled, "default" if graph is None else spec.name
 
     def _check_input(
@@ -808,6 +913,20 @@ class Mesh:
                 raise InputError(f"the {name} must have 1 to {MAX_NAME_CHARS} characters")
         if run_id is not None and not RUN_ID.fullmatch(run_id):
             raise InputError(f"{run_id[:80]!r} is not a run id: letters, digits, `_`, `.` and `-`, at most 128")
+
+
+@dataclass
+class _Compiled:
+    """A graph that was compiled, as long as what it is wired for holds."""
+
+    compiled: Any
+    graph: GraphSpec | None
+    """What was asked for; None: the default graph. Kept, so that no other object gets its id."""
+    spec: GraphSpec
+    asking: frozenset[str]
+    """Who may need a person's yes: those are wired otherwise."""
+    team: Team
+    """That its names were checked against."""
 
 
 async def close_all(closers: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -911,11 +1030,18 @@ def _told(task: Task, state: RunState) -> Task:
 
 
 def _turns(task: Task, answer: Answer) -> tuple[Message, ...]:
-    """A run as turns of its conversation."""
+    """A run as turns of its conversation, the last one with who worked on it."""
     turns = [Message(role="user", text=task.text)]
     for asked in task.clarifications:
         turns += [Message(role="assistant", text=asked.question), Message(role="user", text=asked.answer)]
-    return (*turns, Message(role="assistant", text=answer.text))
+    return (*turns, Message(role="assistant", text=answer.text, agents=_worked(answer)))
+
+
+def _worked(answer: Answer) -> tuple[str, ...]:
+    """Who answered, in routing order: the contributors that had something to say; those who replied, if none merged
+    them."""
+    said = [c.agent for c in answer.contributors if c.status is ReplyStatus.ANSWERED]
+    return tuple(dict.fromkeys(said or [r.agent for r in answer.replies if r.ok]))
 
 
 def _worked_s(events: Sequence[Event]) -> float:

@@ -47,6 +47,7 @@ from agentmesh.types import (
     RolePolicy,
     RouteRequest,
     RoutingDecision,
+    RunBounds,
     Task,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "agent_step",
     "answer_so_far",
     "answer_without_agents",
+    "hold_to",
     "may_ask",
     "refine_step",
     "remember",
@@ -131,7 +133,14 @@ async def route_step(router: Router, request: RouteRequest, ctx: RunContext) -> 
     if mistake := _mistake_in(decision, request):
         raise RoutingError(f"the router {router.name!r} {mistake}")
     ctx.emit(RouteDecided(stage=request.stage, decision=decision))
+    hold_to(decision.limits, ctx)
     return decision
+
+
+def hold_to(bounds: RunBounds | None, ctx: RunContext) -> None:
+    """Let the run take no more than a decision allows, where it says so. May be done again after a restart."""
+    if bounds is not None and ctx.meter is not None:
+        ctx.meter.tighten(bounds)
 
 
 def _mistake_in(decision: RoutingDecision, request: RouteRequest) -> str | None:
@@ -341,7 +350,15 @@ async def refine_step(refiner: Refiner, task: Task, replies: Sequence[AgentReply
 
 
 def answer_without_agents(decision: RoutingDecision, ctx: RunContext) -> Answer:
-    """The answer where the router asks back or says that nothing fits."""
+    """The answer where the router asks back, says that nothing fits, or stops the run."""
+    if decision.stopped:
+        return Answer(
+            run_id=ctx.run_id,
+            status=AnswerStatus.BLOCKED,
+            text=decision.stopped,
+            refiner="none (no agent was called)",
+            decision=decision,
+        )
     clarify = decision.mode is Mode.CLARIFY
     question = decision.question or "Could you say more precisely what you need?"
     return Answer(

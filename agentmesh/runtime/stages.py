@@ -21,6 +21,7 @@ from agentmesh.runtime.nodes import (
     agent_step,
     answer_without_agents,
     failed_answer,
+    hold_to,
     refine_step,
     route_step,
 )
@@ -97,6 +98,8 @@ class Stages:
     async def _enter(self, stage: StageSpec, state: RunState, runtime: Runtime[RunScope]) -> tuple[RunScope, int, str]:
         """The scope of the run, the round of this stage and the name of this step."""
         scope = await self.scope_of(state, runtime.context)
+        for decision in state.get("decisions", {}).values():  # a process that took the run over does not know them yet
+            hold_to(decision.limits, scope.ctx)
         name = self.prefix + stage.name
         round_ = state.get("visits", {}).get(name, 0)
         if self._taken_up(stage, state):
@@ -136,7 +139,7 @@ class Stages:
             if self._asks_back(decision, step, round_, scope):
                 question = clarify_question(step, name, decision)
                 update["held"] = {question.id: question}
-            elif not decision.chosen and self.ends_here(stage, state):
+            elif decision.stopped or (not decision.chosen and self.ends_here(stage, state)):
                 update["answer"] = answer_without_agents(decision, ctx)
             return update
 
@@ -163,7 +166,7 @@ class Stages:
         calls = [
             self._call(
                 state, stage, step, chosen.agent, task=task, known=known, part=chosen.part, variant=chosen.variant,
-                weight=chosen.weight, order=order,
+                weight=chosen.weight, order=order, limits=decision.limits,
             )
             for order, chosen in enumerate(decision.chosen)
         ]  # fmt: skip
@@ -205,6 +208,7 @@ class Stages:
                 return {}
             known = cast("RunState", {"run_id": call.run_id, "task": call.task})
             scope = await self.scope_of(known, runtime.context)
+            hold_to(call.limits, scope.ctx)
             reply = await agent_step(call, scope, read_later=read_later)
             _tell(scope.parts.router(scope.router or stage.router), reply)
             return self._replied(stage, call, reply)
@@ -285,6 +289,9 @@ class Stages:
                     if self._asks_back(decision, decided, round_, scope):
                         question = clarify_question(decided, name, decision)
                         update["held"][question.id] = question
+                        break
+                    if decision.stopped:
+                        update["answer"] = answer_without_agents(decision, scope.ctx.at(step=decided))
                         break
                     if not decision.chosen:
                         continue

@@ -1,5 +1,9 @@
-"""The turns of conversations: what was asked and answered in a thread, per tenant. Not part of graph state."""
+"""The turns of conversations: what was asked and answered in a thread and who worked on it, per tenant.
 
+Not part of graph state.
+"""
+
+import json
 from collections import defaultdict, deque
 from typing import Protocol
 
@@ -20,7 +24,8 @@ THREAD_TABLES = Tables(
                 role TEXT NOT NULL, text TEXT NOT NULL,
                 PRIMARY KEY (tenant, thread, run_id, position)
             )""",
-        )
+        ),
+        2: ("ALTER TABLE threads_turns ADD COLUMN agents TEXT NOT NULL DEFAULT '[]'",),
     },
 )
 
@@ -61,17 +66,20 @@ class DatabaseThreads:
 
     async def history(self, tenant: str, thread: str) -> tuple[Message, ...]:
         rows = await self._db.query(
-            "SELECT role, text FROM threads_turns WHERE tenant = ? AND thread = ? ORDER BY rowid DESC LIMIT ?",
+            "SELECT role, text, agents FROM threads_turns WHERE tenant = ? AND thread = ? ORDER BY rowid DESC LIMIT ?",
             (tenant, thread, KEPT_TURNS),
         )
-        return tuple(Message(role=role, text=text) for role, text in reversed(rows))
+        return tuple(
+            Message(role=role, text=text, agents=tuple(json.loads(agents))) for role, text, agents in reversed(rows)
+        )
 
     async def add(self, tenant: str, thread: str, run_id: str, turns: tuple[Message, ...]) -> None:
         await self._db.write(
             *(
                 (
-                    "INSERT OR IGNORE INTO threads_turns VALUES (?, ?, ?, ?, ?, ?)",
-                    (tenant, thread, run_id, position, turn.role, turn.text),
+                    """INSERT OR IGNORE INTO threads_turns (tenant, thread, run_id, position, role, text, agents)
+                        VALUES (?, ?, ?, ?, ?, ?, ?)""",
+                    (tenant, thread, run_id, position, turn.role, turn.text, json.dumps(turn.agents)),
                 )
                 for position, turn in enumerate(turns)
             )

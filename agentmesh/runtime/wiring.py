@@ -238,7 +238,9 @@ class _Wiring:
                 return ask
             calls = self.stages.calls(stage, state)
             if not calls:
-                return self.end if self.stages.ends_here(stage, state) else [Send(inner, {"call": None})]
+                decision = self.stages.decided(stage, state)
+                stopped = decision is not None and bool(decision.stopped)
+                return self.end if stopped or self.stages.ends_here(stage, state) else [Send(inner, {"call": None})]
             return [Send(inner, {"call": call}) for call in calls]
 
         return fan_out

@@ -9,6 +9,7 @@ from agentmesh.types import (
     Answer,
     ContextPack,
     Frozen,
+    Mode,
     Question,
     RoutingDecision,
     StopReason,
@@ -19,6 +20,7 @@ from agentmesh.types import (
 __all__ = [
     "AgentReplied",
     "AgentStarted",
+    "AgentsChanged",
     "AnswerRefined",
     "ContextSelected",
     "Event",
@@ -31,6 +33,7 @@ __all__ = [
     "PersonAnswered",
     "PersonAsked",
     "RouteDecided",
+    "RoutesCompared",
     "RunCancelled",
     "RunFailed",
     "RunFinished",
@@ -76,6 +79,20 @@ class RunResumed(_Event):
     """Calls that the journal holds and that are not repeated."""
 
 
+class AgentsChanged(_Event):
+    """The agents of the mesh changed while it runs. Stands in the trace of the first run that has the new ones.
+
+    With mistakes only, nothing changed: what is wrong was left as it had been before.
+    """
+
+    type: Literal["agents_changed"] = "agents_changed"
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    mistakes: tuple[str, ...] = ()
+    """What was not taken and how to mend it, a sentence each with its file, line and key."""
+
+
 class StageEntered(_Event):
     type: Literal["stage_entered"] = "stage_entered"
     stage: str
@@ -87,6 +104,32 @@ class RouteDecided(_Event):
     type: Literal["route_decided"] = "route_decided"
     stage: str
     decision: RoutingDecision
+
+
+class RoutesCompared(_Event):
+    """A second router decided about the same request; only the first one's decision was carried out.
+
+    It may come after the end of its run, for nobody waits for it.
+    """
+
+    type: Literal["routes_compared"] = "routes_compared"
+    stage: str
+    router: str
+    """Whose decision counts."""
+    mode: Mode
+    agents: tuple[str, ...]
+    shadow: str
+    """The router that decided silently."""
+    shadow_mode: Mode | None = None
+    """None: it failed."""
+    shadow_agents: tuple[str, ...] = ()
+    shadow_reason: str = ""
+    same: bool
+    """Whether both have the same mode and the same agents, in whatever order."""
+    error: str = ""
+    """Why the shadow failed."""
+    latency_ms: float = 0.0
+    """Of the shadow's decision."""
 
 
 class ContextSelected(_Event):
@@ -261,8 +304,10 @@ class RunCancelled(_Event):
 Event = Annotated[
     RunStarted
     | RunResumed
+    | AgentsChanged
     | StageEntered
     | RouteDecided
+    | RoutesCompared
     | ContextSelected
     | AgentStarted
     | TokensStreamed
