@@ -11,7 +11,7 @@ import pytest
 
 from agentmesh.routing.answered import Answered, found_names, named_options
 from agentmesh.routing.head import fit_softmax
-from agentmesh.routing.scorer import FEW_AGENTS, LEARNED_EXAMPLES
+from agentmesh.routing.calibration import LEARNED_EXAMPLES, RIDGE_AGENTS
 from agentmesh.routing.semantic import SemanticRouter
 from agentmesh.run import loose_context
 from agentmesh.types import AgentCard, Clarification, Mode, RouteRequest, RoutingDecision, Task
@@ -187,7 +187,7 @@ async def test_with_many_agents_and_examples_a_text_that_was_not_seen_finds_its_
         for verb in verbs
         for thing in things
     ]
-    assert len(cards) > FEW_AGENTS
+    assert len(cards) > RIDGE_AGENTS
     assert sum(len(c.examples) for c in cards) >= LEARNED_EXAMPLES * len(cards)
     router = SemanticRouter(HashedEmbedder())
     right = 0

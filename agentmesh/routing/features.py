@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from agentmesh.text import stem, words
 
 __all__ = [
+    "FEW_TEXTS",
     "Asked",
     "Coded",
     "GramIndex",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh.routing.features import GramIndex, cached_stem, character_runs, skip_grams, unit_rows
+from agentmesh.routing.features import FEW_TEXTS, GramIndex, cached_stem, character_runs, skip_grams, unit_rows
 from agentmesh.routing.head import FIRST_STEPS, MORE_STEPS, fit_softmax
 from agentmesh.routing.scorer import HELD_OUT_ROWS, TRUST, HeldOut, Kind, Row, Segments, Signals, coverage_of
 from agentmesh.text import content_words
@@ -25,7 +25,7 @@ HASHED = 2048
 on clinc150 and banking77."""
 ODDS_SCALE = 4.0
 """Log odds that count like 1 of a ridge."""
-LOOKED_AT = 16
+LOOKED_AT = 8
 """Agents, the best by the head, whose examples a text is compared with."""
 SAME_TEXT = 0.9995
 """Two rows this similar are the same text: neither is evidence about the other when one is left out."""
@@ -103,11 +103,11 @@ class LearnedScorer:
         coverage = [coverage_of(self._texts[p], self._known, seen=int(self._agent[p] >= 0)) for p in chosen.tolist()]
         head = self._odds(features[chosen], first)
         signals = self._signals(self._dense[chosen], head, np.array(coverage, np.float32), left_out=chosen)
-        return HeldOut(signals, np.where(own >= 0, own, self.count))
+        return HeldOut(signals, np.where(own >= 0, own, self.count), chosen)
 
     def _odds(self, features: Floats, weights: Floats) -> Floats:
         """Log odds of each agent against the mean of all agents, on the scale of a ridge."""
-        scores = (features @ weights)[:, :-1]
+        scores = _products(features, weights)[:, :-1]
         return np.asarray((scores - scores.mean(axis=1, keepdims=True)) / ODDS_SCALE, np.float32)
 
     def _features(self, texts: Sequence[str], dense: Floats) -> Floats:
@@ -147,7 +147,7 @@ class LearnedScorer:
             for agent in agents:
                 part = self._parts.of(Kind.EXAMPLE, agent)
                 if part is not None:
-                    alike = self._dense[part] @ dense[row]
+                    alike = np.einsum("ij,j->i", self._dense[part], dense[row])
                     if left_out is not None:
                         alike = alike[alike < SAME_TEXT]
                     near[row, agent] = max(near[row, agent], alike.max(initial=-1.0))
@@ -166,5 +166,17 @@ class LearnedScorer:
             [np.ones(len(dense), np.float32), near.max(axis=1), coverage, head.max(axis=1), background.max(axis=1)],
             axis=1,
         )
-        agents = np.stack([head, near, means, descriptions, instructions, denied], axis=2)
+        agents = np.stack([head, near, means, descriptions, instructions, denied, np.zeros_like(denied)], axis=2)
         return Signals(agents.astype(np.float32), none.astype(np.float32))
+
+
+def _products(features: Floats, weights: Floats) -> Floats:
+    """`features @ weights`; of few texts by the columns that are not 0, which for a short text are one in six."""
+    if len(features) > FEW_TEXTS:
+        return features @ weights
+    rows = np.zeros((len(features), weights.shape[1]), np.float32)
+    for row, values in enumerate(features):
+        columns = np.flatnonzero(values)
+        # Not by BLAS, whose threads wait for each other longer than this takes.
+        rows[row] = np.einsum("i,ij->j", values[columns], weights[columns])
+    return rows

@@ -175,6 +175,7 @@ def find_overlap(cards: Sequence[AgentCard], vectors: Vectors) -> Overlap:
     """
     rows = [*card_rows(cards), *background_rows()]
     fit = CalibratedCards(cards, vectors)
+    vectors = vectors[: len(rows)]
     places = [place for place, row in enumerate(rows) if row.kind == Kind.EXAMPLE]
     signals = _held_out(len(cards), rows, vectors, places)
     chance = probabilities(logits(signals.agents, signals.none, fit.parameters))

@@ -39,10 +39,11 @@ __all__ = [
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 
-SIGNALS = ("head", "near", "mean", "description", "instructions", "not_for")
+SIGNALS = ("head", "near", "mean", "description", "instructions", "not_for", "told")
 """Evidence for an agent, in order: the linear head, about -1 to 1; the nearest example or piece of the description;
 the mean over the examples; the nearest piece of the description, the nearest sentence of the instructions; by how much
-the nearest `not_for` is nearer than `near`. Similarities, at most 1."""
+the nearest `not_for` is nearer than `near`; how well the description answers, about -1 to 1, which `told.Told` fills in.
+Similarities, at most 1."""
 NONE_SIGNALS = ("one", "near", "coverage", "head", "background")
 """Evidence for no agent: 1, the best `near`, the share of content words that a card knows, the best `head`, the nearest
 background utterance."""
@@ -105,6 +106,8 @@ class HeldOut:
     signals: Signals
     labels: Places
     """Position of the right card; the number of cards for none."""
+    places: Places
+    """Which of the rows that were given each of them is."""
 
 
 def card_rows(cards: Sequence[AgentCard]) -> list[Row]:
@@ -146,6 +149,7 @@ class CardScorer:
         self.count = count
         space = TextSpace([row.text for row in rows], vectors)
         own_business = _own_business(space, rows)
+        self._given = np.setdiff1d(np.arange(len(rows)), own_business)
         if len(own_business):
             rows = [row for place, row in enumerate(rows) if place not in own_business]
             space = space.without(own_business)
@@ -256,7 +260,7 @@ class CardScorer:
         mean = signals.agents[:, :, SIGNALS.index("mean")]
         mean[:] = before
         mean[examples, own[examples]] = (before[examples, own[examples]] * counts - 1.0) / np.maximum(1, counts - 1)
-        return HeldOut(signals, np.where(examples, own, self.count))
+        return HeldOut(signals, np.where(examples, own, self.count), self._given[chosen])
 
     # --- evidence -----------------------------------------------------------------------------------------------------
 
@@ -267,7 +271,16 @@ class CardScorer:
         nearest = np.maximum(parts.best_of(near, Kind.EXAMPLE), description)
         denied = np.maximum(0.0, parts.best_of(near, Kind.NOT_FOR) - nearest)
         agents = np.stack(
-            [head, nearest, parts.mean_of(near), description, parts.best_of(near, Kind.INSTRUCTION), denied], axis=2
+            [
+                head,
+                nearest,
+                parts.mean_of(near),
+                description,
+                parts.best_of(near, Kind.INSTRUCTION),
+                denied,
+                np.zeros_like(denied),
+            ],
+            axis=2,
         )
         background = near[:, self._kind == Kind.BACKGROUND]
         none = np.stack(
