@@ -164,7 +164,7 @@ def test_rows_that_leave_and_join_a_ridge_give_what_a_fit_of_all_gives() -> None
     system = (rows @ rows.T + np.eye(14)).astype(np.float32)
     targets = rng.choice([-1.0, 1.0], size=(14, 2)).astype(np.float32)
     kept, new = np.array([0, 1, 3, 4, 6, 7, 9]), np.arange(10, 14)  # of ten rows three leave, four come
-    inverse = np.linalg.inv(system[:10, :10])
+    inverse = np.linalg.inv(system[:10, :10]).astype(np.float32)
     update = RidgeUpdate(inverse, kept, system[np.ix_(kept, new)], system[np.ix_(new, new)])
     expected = np.linalg.solve(system[np.ix_([*kept, *new], [*kept, *new])], targets[[*kept, *new]])
     for alone in (update.without_the_dropped(inverse @ targets[:10]), update.solved(targets[kept])):
@@ -179,8 +179,7 @@ async def test_the_adapted_ridge_says_what_a_new_fit_says() -> None:
     assert np.abs(there - again).max() < 0.12
 
 
-async def test_an_inverse_that_the_fit_kept_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same answer whether the inverse was kept or is made again."""
+async def test_beside_a_ridge_with_too_many_rows_a_new_agent_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
     base = await fitted((BILLING, VPN, ORDERS))
     cards = (BILLING, VPN, ORDERS, PRINTER)
     fit = await adapted(base, cards, [PRINTER])
@@ -189,6 +188,9 @@ async def test_an_inverse_that_the_fit_kept_is_used(monkeypatch: pytest.MonkeyPa
     exact, estimated = await chances(fit), await chances(beside)
     assert exact[:5].argmax(axis=1).tolist() == estimated[:5].argmax(axis=1).tolist() == [3, 3, 0, 1, 2]
     assert not np.allclose(exact, estimated)
+    without = await adapted(base, (BILLING, ORDERS), [])
+    assert (await chances(without))[4].argmax() == 1
+    assert not without.knows("gateway")
 
 
 async def test_a_background_utterance_that_is_the_new_cards_business_is_no_longer_foreign() -> None:

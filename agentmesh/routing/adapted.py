@@ -57,7 +57,7 @@ LOOKED_THROUGH = 2_000
 """Rows, those of the nearest agents, among which the neighbours are looked for."""
 PENALTY = 0.1
 """Half the squared length of a new agent's weights costs this much, against a loss of 1 a row; .03 and .3 do."""
-NEWTON_STEPS = 6
+NEWTON_STEPS = 4
 OWN_BUSINESS = 0.6
 """A background utterance whose dense vector comes this near to a new card's example is that card's business."""
 
@@ -128,9 +128,9 @@ class AdaptedCards(CalibratedCards):
     """What changed since the calibration, in words."""
 
     @staticmethod
-    def texts(added: Sequence[AgentCard]) -> list[str]:
-        """What must be embedded to adapt a fit to these cards."""
-        return [*(row.text for row in card_rows(added)), *(Told.texts(added) if added else ())]
+    def texts(cards: Sequence[AgentCard]) -> list[str]:
+        """What must be embedded to adapt a fit to these cards, which came or changed."""
+        return [*(row.text for row in card_rows(cards)), *(Told.texts(cards) if cards else ())]
 
 
 _NOTHING = -1
@@ -189,9 +189,9 @@ class _BorderedRidge(CardScorer):
         new_kind: Places,
     ) -> Floats:
         """Coefficients of the kept rows, then of the new ones, shape (n, c), as if they had been fitted together."""
-        inverse = _inverse_of(base)
+        inverse = self._inverse_of(base)
         trust = np.array([TRUST[Kind(kind)] for kind in new_kind.tolist()], np.float32)
-        own = own + np.diag(RIDGE / trust)
+        own = np.asarray(own + np.diag(RIDGE / trust), np.float32)
         stayed = columns < base.count
         found = np.zeros((len(kept) + len(new_agent), len(columns)), np.float32)
 
@@ -216,6 +216,15 @@ class _BorderedRidge(CardScorer):
             rows = np.concatenate([np.flatnonzero(~silent), len(kept) + np.arange(len(new_agent))])
             found[np.ix_(rows, np.flatnonzero(~stayed))] = update.joined(nobody, target - said)
         return found
+
+    def _inverse_of(self, base: CardScorer) -> Floats:
+        """The inverse of the ridge's system, kept by the fit or made again."""
+        inverse = cast("Floats | None", getattr(base, "inverse", None))
+        if inverse is None:
+            system = base.space.similarity_of_rows()
+            system += np.diag([RIDGE / TRUST[row.kind] for row in base._rows]).astype(np.float32)
+            inverse = np.linalg.inv(system).astype(np.float32)
+        return inverse
 
 
 class RidgeUpdate:
@@ -261,16 +270,6 @@ class RidgeUpdate:
         """Coefficients of the kept rows and of those that come, given by how much the fit misses their targets."""
         new = np.linalg.solve(self._schur, residual)
         return np.concatenate([coefficients - self._through @ new, new]).astype(np.float32)
-
-
-def _inverse_of(base: CardScorer) -> Floats:
-    """The inverse of the ridge's system, kept by the fit or made again."""
-    inverse = cast("Floats | None", getattr(base, "inverse", None))
-    if inverse is None:
-        system = base.space.similarity_of_rows()
-        system += np.diag([RIDGE / TRUST[row.kind] for row in base._rows]).astype(np.float32)
-        inverse = np.linalg.inv(system).astype(np.float32)
-    return inverse
 
 
 # --- many agents, or very many rows: the new ones beside the fit ------------------------------------------------------

@@ -42,7 +42,7 @@ rows would take too long. Hashed it was two points of exact sets worse on 1,400 
 HASHED = 2048
 """Columns that n-grams are hashed into."""
 MOST_ROWS = 20_000
-"""Rows that are learned from, drawn by seed 0 where there are more: bounds the time of a fit to some ten seconds."""
+"""Distinct examples that are learned from, drawn by seed 0 where there are more: bounds a fit to some ten seconds."""
 OWN_BUSINESS = 0.4
 """A background utterance that comes this near to an example is the mesh's business and left out."""
 SHIPPED_ODDS = np.array([1.6, 7.8])
@@ -225,7 +225,8 @@ def fit_sets(order: Places, evidence: Exact, owned: Exact, weights: Exact) -> Ex
     """
     inside = np.take_along_axis(owned, order, axis=1)
     there = inside.sum(axis=1) == owned.sum(axis=1)
-    right = (inside @ (2 ** np.arange(order.shape[1])))[there].astype(np.int64)
+    powers: Exact = np.exp2(np.arange(int(order.shape[1])))
+    right: Places = (inside @ powers)[there].astype(np.int64)
     evidence, weights = evidence[there], weights[there]
     found = SHIPPED_SETS
     for _ in range(STEPS if len(right) else 0):
@@ -274,7 +275,8 @@ class _Sets:
 
     def __init__(self, count: int) -> None:
         self._looked = min(LOOKED_AT, count)
-        places = np.arange(2**self._looked)[:, None] >> np.arange(self._looked)
+        numbers: Places = np.arange(1 << self._looked)
+        places: Places = numbers[:, None] >> np.arange(self._looked, dtype=np.int64)
         self.members: Exact = (places & 1).astype(np.float64)
         """1 where an agent is in a set, shape (2 ** k, k); the first set is empty."""
         self.sizes: Exact = self.members.sum(axis=1)
@@ -314,9 +316,10 @@ class _Table:
 
     def __init__(self, rows: Sequence[Row], vectors: Floats, count: int) -> None:
         places = _distinct(rows)
-        if len(places) > MOST_ROWS:
-            drawn = np.sort(np.random.default_rng(0).permutation(len(places))[:MOST_ROWS])
-            places = [places[place] for place in drawn.tolist()]
+        examples = sum(place.kind is Kind.EXAMPLE for place in places)
+        if examples > MOST_ROWS:  # they come first
+            drawn: list[int] = np.sort(np.random.default_rng(0).permutation(examples)[:MOST_ROWS]).tolist()
+            places = [*(places[place] for place in drawn), *places[examples:]]
         self.texts = [rows[place.first].text for place in places]
         self.center = vectors.mean(axis=0) if len(rows) else np.zeros(vectors.shape[1], np.float32)
         self.vectors = vectors[[place.first for place in places]]
@@ -449,7 +452,7 @@ class _FewColumns(_Features):
             )
             targets = inside.denying(targets, taken[inside.denied] @ weights)
         inverse = np.linalg.inv(_curvature(taken, trust)).astype(np.float32)
-        self._weights: Floats = inverse @ (taken.T @ (targets * trust[:, None]))
+        self._weights: Floats = np.asarray(inverse @ (taken.T @ (targets * trust[:, None])), np.float32)
         pull = trust * np.einsum("ij,ij->i", taken @ inverse, taken)
         self.unseen: Floats = np.zeros_like(table.targets)
         self.unseen[kept] = (taken @ self._weights - pull[:, None] * targets) / np.maximum(1.0 - pull, 1e-6)[:, None]
@@ -466,7 +469,7 @@ class _FewColumns(_Features):
 
 
 def _curvature(features: Floats, trust: Floats) -> Floats:
-    found = (features.T * trust) @ features
+    found: Floats = np.asarray((features.T * trust) @ features, np.float32)
     found[np.diag_indices(len(found))] += np.float32(RIDGE)
     return found
 
@@ -500,12 +503,19 @@ class _Nearness:
         self._means /= np.maximum(np.bincount(agent[examples], minlength=count), 1)[:, None]
 
     def signals(self, head: Floats, dense: Floats) -> Floats:
-        """`SIGNALS` of each text for each agent, shape (m, c, len(SIGNALS)); 0 for one that is not looked at here."""
-        descriptions, examples, instructions, denied = (
-            self._parts.best(dense, self._dense, kind)
-            for kind in (Kind.DESCRIPTION, Kind.EXAMPLE, Kind.INSTRUCTION, Kind.NOT_FOR)
+        """`SIGNALS` of each text for each agent, shape (m, c, len(SIGNALS)); 0 for one that is not looked at here.
+
+        Examples are those of the likeliest agents only, as in `LearnedScorer`.
+        """
+        descriptions, instructions, denied = (
+            self._parts.best(dense, self._dense, kind) for kind in (Kind.DESCRIPTION, Kind.INSTRUCTION, Kind.NOT_FOR)
         )
-        near = np.maximum(examples, descriptions)
+        near = descriptions.copy()
+        for row, agents in enumerate(np.argsort(-head, axis=1, kind="stable")[:, :LOOKED_AT].tolist()):
+            for agent in agents:
+                part = self._parts.of(Kind.EXAMPLE, agent)
+                if part is not None:
+                    near[row, agent] = max(near[row, agent], (self._dense[part] @ dense[row]).max())
         denied = np.maximum(0.0, denied - near) if denied.any() else denied
         found = {
             "head": head,
