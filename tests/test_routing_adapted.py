@@ -50,12 +50,12 @@ async def adapted(
     base: CalibratedCards, cards: Sequence[AgentCard], added: Sequence[AgentCard], *, dense: bool = True
 ) -> AdaptedCards:
     vectors = await embedded(AdaptedCards.texts(added))
-    return AdaptedCards(base, tuple(cards), added, vectors if dense else vectors[:, :0])
+    return AdaptedCards(base, tuple(cards), added, vectors if dense or not added else vectors[:, :0])
 
 
 async def chances(fit: CalibratedCards, texts: Sequence[str] = ASKED, *, dense: bool = True) -> NDArray[np.float64]:
     vectors = await embedded(texts)
-    judged = fit.judge(texts, vectors if dense else vectors[:, :0])
+    judged = fit.judge(texts, vectors if dense else vectors[:, :0], most=100)
     return judged.chance
 
 
@@ -128,10 +128,11 @@ async def test_an_agent_that_came_is_found_at_once_and_the_others_stay(dense: bo
     assert np.allclose(chance.sum(axis=1), 1.0)
 
 
-async def test_an_agent_that_left_is_not_there_any_more() -> None:
-    base = await fitted((BILLING, VPN, ORDERS))
-    fit = await adapted(base, (BILLING, ORDERS), [])
-    chance = await chances(fit)
+@pytest.mark.parametrize("dense", [True, False])
+async def test_an_agent_that_left_is_not_there_any_more(dense: bool) -> None:
+    base = await fitted((BILLING, VPN, ORDERS), dense=dense)
+    fit = await adapted(base, (BILLING, ORDERS), [], dense=dense)
+    chance = await chances(fit, dense=dense)
     assert chance.shape == (len(ASKED), 3)
     assert chance[2].argmax() == 0
     assert chance[4].argmax() == 1
@@ -248,6 +249,15 @@ async def test_among_many_agents_one_that_left_takes_its_words_along(team: Calib
     noun = TEAM[0].description.removeprefix("Cares for ").split()[0]
     assert team.knows(noun)
     assert not fit.knows(noun)
+
+
+async def test_many_agents_without_dense_vectors_take_one_in_and_let_one_go() -> None:
+    words_only = await fitted(TEAM[:27], dense=False)
+    fit = await adapted(words_only, TEAM[1:], TEAM[27:], dense=False)
+    own = TEAM[27].examples[:4]
+    assert (await chances(fit, own, dense=False)).argmax(axis=1).tolist() == [26] * 4
+    fewer = await adapted(words_only, TEAM[1:27], [], dense=False)
+    assert (await chances(fewer, TEAM[5].examples[:2], dense=False)).argmax(axis=1).tolist() == [4, 4]
 
 
 async def likeliest(fit: CalibratedCards, texts: Sequence[str]) -> NDArray[np.str_]:

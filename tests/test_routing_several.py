@@ -97,6 +97,14 @@ def test_evidence_about_sets_keeps_its_weight_without_rows_and_loses_it_where_it
     assert found[1] < -2.0
 
 
+def test_the_evidence_about_a_set_is_what_its_agents_and_their_pairs_add_up_to() -> None:
+    sets = several._Sets(2)  # pyright: ignore[reportPrivateUsage]
+    order, evidence = sets.evidence(np.array([[-2.0, 1.0]]), np.array([[0.0, 0.5], [0.5, 0.0]]))
+    assert order.tolist() == [[1, 0]]
+    # nobody, the second agent, the first, both
+    assert evidence[0].tolist() == [[0.0, 0.0], [1.0, 0.0], [-2.0, 0.0], [-1.0, 0.5]]
+
+
 # --- sets -------------------------------------------------------------------------------------------------------------
 
 
@@ -138,7 +146,7 @@ def test_probabilities_are_each_agents_own(fit: SeveralCards) -> None:
     assert judged.signals.shape == (1, len(fit.ids), len(SIGNALS))
 
 
-def test_nobody_is_as_probable_as_all_agents_together_leave_it(fit: SeveralCards) -> None:
+def test_nobody_is_as_probable_as_all_agents_together_leave_it() -> None:
     # Without pairs the sets are independent, so that the empty one has the product of what each agent leaves.
     fit = fitted(some_cards())
     fit._pairs = np.zeros_like(fit._pairs)  # pyright: ignore[reportPrivateUsage]
@@ -180,6 +188,12 @@ def test_cards_without_examples_and_single_cards_are_no_trouble() -> None:
         tax = fit.ids.index("tax")
         assert np.isfinite(judged.chance).all()
         assert judged.chance[0, tax] > fit.judge(["volcano"], no_vectors(1)).chance[0, tax]
+
+
+def test_what_most_meshes_are_not_for_may_be_the_business_of_this_one() -> None:
+    said = [row.text for row in several.background_rows()][:12]
+    jokes = AgentCard(id="jokes", description="Small talk.", examples=tuple(said))
+    assert "jokes" in chosen(fitted(some_cards(jokes=jokes)), said[3])
 
 
 def test_dense_vectors_find_what_no_word_tells() -> None:

@@ -5,7 +5,7 @@ probabilities, and nothing of cards that came or went later.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +31,8 @@ WORD_SHARE = 0.5
 """Weight of the share of a text's words that a card has, that of the prototype being 1. The best of 0.25, 0.5 and 1 on
 clinc150 with 3, 5 and 10 examples a card."""
 ONE_THREAD = 2**18
-"""Multiplications up to which OpenBLAS stays in one thread. Waiting for a second one costs more than it brings where the
-machine is busy: 0.3 ms for 10,000 cards become 5 to 20."""
+"""Multiplications up to which OpenBLAS stays in one thread. Waiting for a second one costs more than it brings where
+the machine is busy: 0.3 ms for 10,000 cards become 5 to 20."""
 MISSING = -2.0
 """Stands for a similarity to nothing; real ones are at least -1."""
 

@@ -133,5 +133,3 @@ def _hashed(word: str) -> tuple[Places, Floats]:
     codes = [crc32(padded[i : i + RUN].encode()) for i in range(len(padded) - RUN + 1)]
     found = np.array(codes, np.int64)
     return found % STAND_IN, np.where(found // STAND_IN % 2, 1.0, -1.0).astype(np.float32)
-
-

@@ -41,7 +41,7 @@ EXACT_ROWS = 3_000
 rows would take too long. Hashed it was two points of exact sets worse on 1,400 rows."""
 HASHED = 2048
 """Columns that n-grams are hashed into."""
-MOST_ROWS = 20_000
+MOST_ROWS = 10_000
 """Distinct examples that are learned from, drawn by seed 0 where there are more: bounds a fit to some ten seconds."""
 OWN_BUSINESS = 0.4
 """A background utterance that comes this near to an example is the mesh's business and left out."""
@@ -228,21 +228,27 @@ def fit_sets(order: Places, evidence: Exact, owned: Exact, weights: Exact) -> Ex
     powers: Exact = np.exp2(np.arange(int(order.shape[1])))
     right: Places = (inside @ powers)[there].astype(np.int64)
     evidence, weights = evidence[there], weights[there]
-    found = SHIPPED_SETS
+    found: Exact = SHIPPED_SETS
     for _ in range(STEPS if len(right) else 0):
-        chance = _softmax(evidence @ found)
-        expected = (chance[:, :, None] * evidence).sum(axis=1)
-        gradient = weights @ (evidence[np.arange(len(right)), right] - expected) - SETS_STRENGTH * (
-            found - SHIPPED_SETS
-        )
-        spread = (evidence * (chance * weights[:, None])[:, :, None]).reshape(-1, len(found))
-        curvature = spread.T @ evidence.reshape(-1, len(found)) - (expected * weights[:, None]).T @ expected
-        step = np.linalg.solve(curvature + SETS_STRENGTH * np.eye(len(found)), gradient)
-        step *= min(1.0, 1.0 / max(float(np.abs(step).max()), 1e-12))
+        step = _newton_step(evidence, right, weights, found)
         found = found + step
         if float(np.abs(step).max()) < 1e-5:
             break
     return found
+
+
+def _newton_step(evidence: Exact, right: Places, weights: Exact, found: Exact) -> Exact:
+    """Where the quadratic approximation of the log posterior at `found` has its top, relative to `found`."""
+    size = len(found)
+    chance = _softmax(evidence @ found)
+    expected: Exact = (chance[:, :, None] * evidence).sum(axis=1)
+    seen: Exact = evidence[np.arange(len(right)), right]
+    gradient: Exact = weights @ (seen - expected) - SETS_STRENGTH * (found - SHIPPED_SETS)
+    spread: Exact = (evidence * (chance * weights[:, None])[:, :, None]).reshape(-1, size)
+    curvature: Exact = spread.T @ evidence.reshape(-1, size) - (expected * weights[:, None]).T @ expected
+    step = np.linalg.solve(curvature + SETS_STRENGTH * np.eye(size), gradient)
+    # Far from the top a whole step may overshoot and swing for ever.
+    return np.asarray(step * min(1.0, 1.0 / max(float(np.abs(step).max()), 1e-12)), np.float64)
 
 
 def _logistic_line(features: Exact, labels: Exact, weights: Exact, prior: Exact, strength: Exact) -> Exact:
@@ -252,8 +258,7 @@ def _logistic_line(features: Exact, labels: Exact, weights: Exact, prior: Exact,
         chance = _logistic(features @ found)
         gradient = features.T @ (weights * (labels - chance)) - strength * (found - prior)
         curvature = (features.T * (weights * chance * (1.0 - chance))) @ features + np.diag(strength)
-        step = np.linalg.solve(curvature, gradient)
-        # Far from the top a whole step may overshoot and swing for ever.
+        step: Exact = np.linalg.solve(curvature, gradient).astype(np.float64)
         step *= min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
         found = found + step
         if float(np.abs(step).max()) < 1e-5:
