@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agentmesh.routing.answered import Answered, found_names, named_options
-from agentmesh.routing.head import fit_softmax
 from agentmesh.routing.calibration import LEARNED_EXAMPLES, RIDGE_AGENTS
+from agentmesh.routing.head import fit_softmax
 from agentmesh.routing.semantic import SemanticRouter
 from agentmesh.run import loose_context
 from agentmesh.types import AgentCard, Clarification, Mode, RouteRequest, RoutingDecision, Task

@@ -121,7 +121,7 @@ class ScriptedEmbedder:
         dimensions: Length of the vectors; the fewer, the more words share a place.
     """
 
-    def __init__(self, dimensions: int = 64) -> None:
+    def __init__(self, dimensions: int = 256) -> None:
         self._dimensions = dimensions
 
     @property

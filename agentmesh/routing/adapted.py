@@ -19,6 +19,7 @@ from agentmesh.routing.features import MAX_CHARS, Coded, GramIndex, TextSpace, u
 from agentmesh.routing.learned import ODDS_SCALE, LearnedScorer
 from agentmesh.routing.scorer import (
     BACKGROUND_NEAR,
+    KEPT_ROWS,
     NONE_SIGNALS,
     RIDGE,
     SIGNALS,
@@ -48,8 +49,6 @@ MOST_CHANGES = 8
 """So many cards may always come or go, and so many at most; between them a quarter of the fit's. Our choice."""
 MOST_EXAMPLES = 400
 """Examples of all the cards that came together; more of them take as long as a small fit."""
-KEPT_ROWS = 2_000
-"""Rows of a ridge up to which it is updated exactly: its inverse takes 16 MB then."""
 NEIGHBOURS = 256
 """Rows of other agents that a new one is told from. On banking77's 77 intents 128 took 1.6 % of the others' questions
 away, 512 lost 5 points of the new agent's own."""
@@ -118,6 +117,10 @@ class AdaptedCards(CalibratedCards):
         columns = np.array([places[agent] for agent in self.ids], np.int64)
         if not np.any(columns < len(base.ids)):
             raise ValueError("none of the fit's cards stayed; fit the new ones instead")
+        stayed = np.flatnonzero(columns < len(base.ids))
+        self.alike = np.zeros((len(cards), len(cards)), bool)
+        self.alike[np.ix_(stayed, stayed)] = base.alike[np.ix_(columns[stayed], columns[stayed])]
+        self.examples = sum(len(card.examples) for card in cards) / len(cards)
         rows = card_rows(added)
         scorer = base._scorer
         if isinstance(scorer, LearnedScorer):
@@ -220,7 +223,7 @@ class _BorderedRidge(CardScorer):
 
     def _inverse_of(self, base: CardScorer) -> Floats:
         """The inverse of the ridge's system, kept by the fit or made again."""
-        inverse = cast("Floats | None", getattr(base, "inverse", None))
+        inverse = base.inverse
         if inverse is None:
             system = base.space.similarity_of_rows()
             system += np.diag([RIDGE / TRUST[row.kind] for row in base._rows]).astype(np.float32)

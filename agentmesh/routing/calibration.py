@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh.routing.carry import alike
-from agentmesh.routing.parts import specific_words
 from agentmesh.routing.learned import LearnedScorer
+from agentmesh.routing.parts import specific_words
 from agentmesh.routing.scorer import SIGNALS, CardScorer, Kind, Row, background_rows, card_rows
 from agentmesh.routing.told import Told, telling_words
 from agentmesh.types import AgentCard
@@ -175,7 +175,10 @@ class Judged:
         places = np.unique(np.append(best, np.array(listed, np.int64)))
         columns = np.append(places, count)
         return Judged(
-            self.chance[:, columns], self.score[:, columns], self.signals[:, places], tuple(cast(list[int], places.tolist()))
+            self.chance[:, columns],
+            self.score[:, columns],
+            self.signals[:, places],
+            tuple(cast(list[int], places.tolist())),
         )
 
 

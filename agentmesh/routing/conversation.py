@@ -1,4 +1,4 @@
-"""What a conversation adds to the verdicts on a message: the agents of the last turn stay unless the text goes elsewhere.
+"""What a conversation adds to the verdicts on a message: the agents of the last turn stay unless it goes elsewhere.
 
 Pure. `carry` says how likely a turn goes on; here that is joined with what the router found out about its parts.
 """

@@ -55,7 +55,7 @@ class Thresholds:
 
         Probability spreads over agents that are alike and over cards that say little: the best of them is less sure and
         still right. So the threshold falls to `LEAST_SHARE` of itself without examples, and with many agents; of many
-        agents a set is taken that covers `coverage`. Settled on clinc150, hwu64 and banking77 with and without examples.
+        agents a set is taken that covers `coverage`. Settled on clinc150, hwu64 and banking77.
         """
         many = count > FEW_AGENTS
         share = 0.0 if many else examples / (examples + HALF_WAY_EXAMPLES)
@@ -78,6 +78,8 @@ class Verdict:
     """Positions of the agents, best first, at most two."""
     note: str = ""
     """With what else the part was read."""
+    together: bool = False
+    """The probabilities are each agent's own and the agents one set, instead of shares of one choice."""
 
     def with_lead(self, judged: Judged, row: int, limits: Thresholds, note: str) -> "Verdict":
         """The verdict on the same part read half alone, half as in that row of `judged`."""
@@ -268,6 +270,8 @@ class _Composer:
             return f"probability {chance:.2f}{enough}" + (f"; {note}" if note else "")
         if agent in self.own:
             return f"{said}, but outside the {self.most} best"
+        if verdict.together:
+            return f"{said}, not in the likeliest set"
         if best < limits.threshold:
             return f"{said} below {limits.threshold:.2f}"
         if mode is Mode.CLARIFY:
@@ -294,7 +298,10 @@ class _Composer:
         """Probability that every part is decided rightly, the parts taken as independent."""
         sure = 1.0
         for verdict in self.verdicts:
-            if verdict.chosen:
+            if verdict.together:
+                taken = np.isin(np.arange(len(self.cards)), verdict.chosen)
+                sure *= float(np.where(taken, verdict.chance[:-1], 1.0 - verdict.chance[:-1]).prod())
+            elif verdict.chosen:
                 sure *= float(verdict.chance[list(verdict.chosen)].sum())
             elif not verdict.part.background:
                 sure *= float(verdict.chance[-1])

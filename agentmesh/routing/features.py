@@ -52,6 +52,7 @@ WORD_SHARE, CHARACTER_SHARE, DENSE_SHARE = 0.25, 0.25, 0.5
 """Shares of the three similarities. Our choice: the best of nine mixtures on the public rows of clinc150, hwu64 and
 banking77 with 5, 18 and 100 examples an agent."""
 
+
 def word_grams(text: str) -> list[tuple[str, ...]]:
     """Stems of the words, then pairs of neighbours; stop words stay, for they tell questions apart."""
     stems = [cached_stem(w) for w in words(text)]

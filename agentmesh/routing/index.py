@@ -8,6 +8,7 @@ index is `worn` a full build is due. It answers as `calibration.CalibratedCards`
 import math
 from collections.abc import Mapping, Sequence
 from copy import copy
+from itertools import repeat
 from types import MappingProxyType
 from typing import cast
 
@@ -129,10 +130,10 @@ class CardIndex:
         """Settle where each card of the blocks stands among the cards, -1 for one that is gone."""
         count, base = self._base.count, self._base_places
         own = {id_: count + place for place, id_ in enumerate(self._delta)}
-        try:
-            inner = np.fromiter((own[i] if i in own else base[i] for i in ids), np.int64, len(ids))
-        except KeyError as error:
-            raise ValueError(f"the card {error.args[0]!r} is new; it must be among the added ones") from error
+        late, early = (np.fromiter(map(known.get, ids, repeat(-1)), np.int64, len(ids)) for known in (own, base))
+        inner = np.where(late >= 0, late, early)
+        if np.any(inner < 0):
+            raise ValueError(f"the card {ids[int(inner.argmin())]!r} is new; it must be among the added ones")
         if np.any(self._position[inner[inner < count]] < 0):
             raise ValueError("a card that was gone is back; it must be among the added ones")
         self.ids = ids
@@ -150,6 +151,7 @@ class CardIndex:
         known: Known = MappingProxyType({}),
         *,
         most: int = MOST_LISTED,
+        listed: Sequence[str] = (),
     ) -> Judged:
         """Probabilities of the likeliest agents for each text; those that were tried before lose some of theirs.
 
@@ -159,9 +161,10 @@ class CardIndex:
             tried: Ids of agents that already worked on the task.
             known: Vectors of single words of the texts; a word without one counts where a card has it.
             most: The likeliest agents of each text are listed, up to this many.
+            listed: Ids of agents that are listed in any case.
         """
         asked = self._asked(texts, vectors, known)
-        cards = np.unique(self._shortlists(asked))
+        cards = np.unique(np.append(self._shortlists(asked), self._inner(listed)))
         places = self._position[cards]
         cards = cards[np.argsort(places)]
         places.sort()
@@ -169,10 +172,16 @@ class CardIndex:
         score = logits(agents, none, self.parameters)
         if tried:
             score[:, [i for i, place in enumerate(places.tolist()) if self.ids[place] in tried]] -= TRIED_PENALTY
-        judged = Judged(probabilities(score), score, agents).likeliest(most)
+        kept = [i for i, place in enumerate(places.tolist()) if self.ids[place] in listed] if listed else []
+        judged = Judged(probabilities(score), score, agents).likeliest(most, kept)
         if judged.places is not None:
             places = places[list(judged.places)]
         return Judged(judged.chance, judged.score, judged.signals, tuple(cast(list[int], places.tolist())))
+
+    def _inner(self, ids: Sequence[str]) -> Places:
+        """Where these cards stand in the blocks."""
+        wanted = [place for place, agent in enumerate(self.ids) if agent in ids] if ids else []
+        return np.flatnonzero(np.isin(self._position, wanted))
 
     def knows(self, text: str) -> bool:
         """Whether the cards hold a word that says what a text is about."""

@@ -30,6 +30,8 @@ POSTINGS = 60_000
 WORD_SHARE = 0.5
 """Weight of the share of a text's words that a card has, that of the prototype being 1. The best of 0.25, 0.5 and 1 on
 clinc150 with 3, 5 and 10 examples a card."""
+GATHERED = 1_024
+"""Cards whose rows are put together at once."""
 ONE_THREAD = 2**18
 """Multiplications up to which OpenBLAS stays in one thread. Waiting for a second one costs more than it brings where
 the machine is busy: 0.3 ms for 10,000 cards become 5 to 20."""
@@ -106,19 +108,23 @@ class Block:
     def __init__(self, pieces: Iterable[Piece], size: int, lexicon: Lexicon, turn: Turn | None = None) -> None:
         self.places: dict[str, int] = {}
         """Of each word in the columns of this block."""
+        gathered: list[NDArray[np.float16]] = []
         rows: list[NDArray[np.float16]] = []
         kinds, starts = array("b"), array("q", [0])
         on_cards, weights, ends = array("i"), array("f"), array("q", [0])
         for piece in pieces:
             rows.append(piece.rows.astype(np.float16))
+            if len(rows) == GATHERED:  # 80,000 small arrays would leave the heap full of holes
+                gathered.append(np.concatenate(rows))
+                rows.clear()
             kinds.extend(piece.kinds)
             starts.append(len(kinds))
             for word, weight in piece.bag.items():
                 on_cards.append(self.places.setdefault(word, len(self.places)))
                 weights.append(weight)
             ends.append(len(on_cards))
-        self.count = len(rows)
-        self.rows = np.concatenate(rows) if rows else np.zeros((0, size), np.float16)
+        self.count = len(ends) - 1
+        self.rows = np.concatenate([*gathered, *rows, np.zeros((0, size), np.float16)])
         self.kinds = np.array(kinds, np.int8)
         self.row_starts: Places = np.array(starts, np.int64)
         self.shares = self._shares()

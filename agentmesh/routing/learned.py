@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh.routing.features import FEW_TEXTS, GramIndex, cached_stem, character_runs, skip_grams, unit_rows
+from agentmesh.routing.features import FEW_TEXTS, GramIndex, character_runs, skip_grams, unit_rows
 from agentmesh.routing.head import FIRST_STEPS, MORE_STEPS, fit_softmax
 from agentmesh.routing.scorer import HELD_OUT_ROWS, TRUST, HeldOut, Kind, Row, Segments, Signals, coverage_of
 from agentmesh.text import content_words

@@ -42,7 +42,7 @@ Places = NDArray[np.int64]
 SIGNALS = ("head", "near", "mean", "description", "instructions", "not_for", "told")
 """Evidence for an agent, in order: the linear head, about -1 to 1; the nearest example or piece of the description;
 the mean over the examples; the nearest piece of the description, the nearest sentence of the instructions; by how much
-the nearest `not_for` is nearer than `near`; how well the description answers, about -1 to 1, which `told.Told` fills in.
+the nearest `not_for` is nearer than `near`; how well the description answers, about -1 to 1, filled in by `told.Told`.
 Similarities, at most 1."""
 NONE_SIGNALS = ("one", "near", "coverage", "head", "background")
 """Evidence for no agent: 1, the best `near`, the share of content words that a card knows, the best `head`, the nearest
@@ -68,6 +68,8 @@ BACKGROUND_NEAR = 0.4
 EXACT_ROWS = 4_000
 """Up to this many rows the ridge is solved exactly and every example is scored as if left out; above, by conjugate
 gradients, with `HELD_OUT_ROWS` examples held out for the calibration. Bounds memory to about 300 MB while fitting."""
+KEPT_ROWS = 2_000
+"""Up to this many rows the inverse of the ridge is kept, 16 MB, so that cards can come and go."""
 HELD_OUT_ROWS = 1_500
 GRADIENT_STEPS = 40
 GRADIENT_TOLERANCE = 3e-4
@@ -147,6 +149,8 @@ class CardScorer:
 
     def __init__(self, count: int, rows: Sequence[Row], vectors: Floats, *, exact_rows: int = EXACT_ROWS) -> None:
         self.count = count
+        self.inverse: Floats | None = None
+        """Of the similarities with the ridge, shape (n, n), where it is kept."""
         space = TextSpace([row.text for row in rows], vectors)
         own_business = _own_business(space, rows)
         self._given = np.setdiff1d(np.arange(len(rows)), own_business)
@@ -189,6 +193,7 @@ class CardScorer:
             near = self.space.similarity_of_rows()
             self._impute(targets, near, ridge)
             inverse = np.linalg.inv(near + np.diag(ridge)).astype(np.float32)
+            self.inverse = inverse if len(self._rows) <= KEPT_ROWS else None
             self._ridge = inverse @ targets
             # The residual of a row that is left out of a ridge fit, without fitting again.
             unseen = targets[chosen] - self._ridge[chosen] / np.diag(inverse)[chosen, None]

@@ -7,32 +7,29 @@ on first use (a fraction of a second for a dozen cards, in a thread) and remembe
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from operator import is_
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh.errors import ConfigError, ModelError, RoutingError
 from agentmesh.models.base import Embedder
+from agentmesh.routing.adapted import AdaptedCards
 from agentmesh.routing.answered import Answered, found_names, named_options, with_answer
 from agentmesh.routing.calibration import MOST_LISTED, CalibratedCards, Judged
 from agentmesh.routing.conversation import continued, last_workers
 from agentmesh.routing.decision import Thresholds, Verdict, candidate, compose, verdict_on
+from agentmesh.routing.fits import Fit, Fits, same_cards
 from agentmesh.routing.parts import Part, refers_back, specific_words, split_parts
+from agentmesh.routing.several import SeveralCards
 from agentmesh.routing.told import telling_words
 from agentmesh.run import RunContext
 from agentmesh.text import words
 from agentmesh.types import AgentCard, Candidate, Chosen, Mode, RouteRequest, RoutingDecision
 
 __all__ = ["SemanticRouter"]
-
-Key = tuple[tuple[object, ...], ...]
-K = TypeVar("K")
-V = TypeVar("V")
 
 COVERAGE = 0.97
 """Our choice, with the public rows in view: 1.3 to 1.5 agents of 64 to 150 work on a wish, and one of them is the right
@@ -44,8 +41,6 @@ WHOLE_SURE = 0.9
 banking77 and clinc_mix."""
 REMEMBERED_WORDS = 10_000
 """Words whose vectors are kept."""
-REMEMBERED_FITS = 8
-"""Sets of cards whose fit is kept, newest used."""
 INLINE_CHARS = 1_500
 """Messages up to this length are judged in the event loop's own thread: below about 2 ms."""
 CONTEXT_CHARS = 500
@@ -76,7 +71,12 @@ class SemanticRouter:
         coverage: float = COVERAGE,
         decompose: bool = True,
     ) -> None:
-        for option, value in (("threshold", threshold), ("none_threshold", none_threshold), ("margin", margin), ("coverage", coverage)):
+        for option, value in (
+            ("threshold", threshold),
+            ("none_threshold", none_threshold),
+            ("margin", margin),
+            ("coverage", coverage),
+        ):
             if not 0 <= value <= 1:
                 raise ConfigError(f"routing.options.{option} is {value:g}; give a number from 0 to 1")
         self._embedder = embedder
@@ -85,18 +85,16 @@ class SemanticRouter:
         self._decompose = decompose
         self._asked: tuple[tuple[AgentCard, ...], tuple[AgentCard, ...], tuple[AgentCard, ...]] = ((), (), ())
         self._word_vectors: dict[str, NDArray[np.float32]] = {}
-        self._fits: OrderedDict[Key, CalibratedCards] = OrderedDict()
-        self._fitting: dict[Key, asyncio.Task[CalibratedCards]] = {}
-        self._recent: list[tuple[tuple[AgentCard, ...], CalibratedCards]] = []
+        self._fits = Fits(self._embed)
 
     async def prepare(self, cards: Sequence[AgentCard]) -> None:
         """Fit this set of cards now, so that the first question does not wait for it. May raise `ModelError`."""
         known = _unique(cards)
         active = _active(known)
         if active:
-            await self._fit_for(active)
+            await self._fits.of(active)
         if active and len(active) < len(known):
-            await self._fit_for(known)
+            await self._fits.of(known)
 
     async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
         started = time.perf_counter()
@@ -122,7 +120,7 @@ class SemanticRouter:
 
     def _known(self, cards: tuple[AgentCard, ...]) -> tuple[tuple[AgentCard, ...], tuple[AgentCard, ...]]:
         """The cards without doubles, and those of them that may be chosen; worked out once for the same cards."""
-        if not _same(cards, self._asked[0]):
+        if not same_cards(cards, self._asked[0]):
             known = _unique(cards)
             self._asked = cards, known, _active(known)
         return self._asked[1:]
@@ -145,15 +143,18 @@ class SemanticRouter:
             texts.append(text)
         if answers:
             texts += [with_answer(p.context, answers) for p in parts] + [answers]
-        vectors, fit = await self._embed(texts), await self._fit_for(active)
+        vectors, fit = await self._embed(texts), await self._fits.of(active)
         limits = self._limits.for_cards(len(fit.ids), fit.examples, self._coverage)
+        if isinstance(fit, SeveralCards):
+            return await self._decide_together(request, cards, active, fit, limits)
         known = await self._words_of(texts) if fit.wants_words else {}
         judged = await self._judge(fit, texts, vectors, request, known)
         shadows = len(active) < len(cards)
-        alike = fit.alike
         if judged.places is not None:
             active = tuple(active[place] for place in judged.places)
-            alike = alike[np.ix_(judged.places, judged.places)]
+        alike = fit.alike if isinstance(fit, CalibratedCards) else np.zeros((len(active), len(active)), bool)
+        if len(alike) > len(active):
+            alike = alike[np.ix_(judged.places or (), judged.places or ())]
         vague = not before and not any(specific_words(p.text) for p in parts)
         verdicts: list[Verdict] = []
         for place, part in enumerate(parts):
@@ -177,10 +178,35 @@ class SemanticRouter:
         elif request.round == 1:
             verdicts = continued(request.task, active, verdicts, judged, undivided, alike)
         decision = compose(self.name, active, verdicts, limits, request.max_agents, vague=vague, whole=whole)
+        if isinstance(fit, AdaptedCards) and fit.stale:
+            decision = _stale(decision, fit.stale)
         if shadows:
-            competing, few = await self._fit_for(cards), len(parts)
+            competing, few = await self._fits.of(cards), len(parts)
             known = await self._words_of(texts) if competing.wants_words else {}
             judged = await self._judge(competing, texts[:few], vectors[:few], request, known)
+            decision = _with_shadows(decision, cards, judged)
+        return decision
+
+    async def _decide_together(
+        self,
+        request: RouteRequest,
+        cards: tuple[AgentCard, ...],
+        active: tuple[AgentCard, ...],
+        fit: SeveralCards,
+        limits: Thresholds,
+    ) -> RoutingDecision:
+        """Where one message is for several agents as a rule: the likeliest set for the message as a whole."""
+        text = request.task.full_text
+        vectors = await self._embed([text])
+        judged = await asyncio.to_thread(fit.judge, [text], vectors, request.tried)
+        (chosen,) = await asyncio.to_thread(fit.choose, [text], vectors, request.max_agents, request.tried)
+        whole = Part(text.strip(), text.strip())
+        verdict = Verdict(whole, judged.chance[0], judged.score[0], judged.signals[0], chosen, together=True)
+        decision = compose(self.name, active, [verdict], limits, request.max_agents, vague=False)
+        if len(active) < len(cards):
+            competing = await self._fits.of(cards)
+            known = await self._words_of([text]) if competing.wants_words else {}
+            judged = await self._judge(competing, [text], vectors, request, known)
             decision = _with_shadows(decision, cards, judged)
         return decision
 
@@ -191,36 +217,6 @@ class SemanticRouter:
         return split_parts(text) if len(text) <= INLINE_CHARS else await asyncio.to_thread(split_parts, text)
 
     # --- what the cards say -------------------------------------------------------------------------------------------
-
-    async def _fit_for(self, cards: tuple[AgentCard, ...]) -> CalibratedCards:
-        """The fit of these cards: remembered, or made once for all that wait for it."""
-        # Frozen cards that are the same objects are the same cards: their texts need not be compared.
-        for known, fit in self._recent:
-            if _same(cards, known):
-                return fit
-        key = tuple((c.id, c.name, c.description, c.examples, c.not_for, c.instructions) for c in cards)
-        fit = self._fits.get(key)
-        if fit is None:
-            task = self._fitting.get(key)
-            if task is None or task.get_loop() is not asyncio.get_running_loop():
-                task = asyncio.ensure_future(self._fit(cards))
-                self._fitting[key] = task
-                task.add_done_callback(lambda done: self._forget(key, done))
-            fit = await asyncio.shield(task)
-        _remember(self._fits, key, fit)
-        self._recent = [(cards, fit), *self._recent][:REMEMBERED_FITS]
-        return fit
-
-    async def _fit(self, cards: tuple[AgentCard, ...]) -> CalibratedCards:
-        vectors = await self._embed(CalibratedCards.texts(cards))
-        return await asyncio.to_thread(CalibratedCards, cards, vectors)
-
-    def _forget(self, key: Key, done: "asyncio.Task[CalibratedCards]") -> None:
-        """A fit has ended; those that waited for it have its result or its error."""
-        if self._fitting.get(key) is done:
-            del self._fitting[key]
-        if not done.cancelled():
-            done.exception()
 
     async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if self._embedder is None:
@@ -240,7 +236,7 @@ class SemanticRouter:
 
     async def _judge(
         self,
-        fit: CalibratedCards,
+        fit: Fit,
         texts: Sequence[str],
         vectors: NDArray[np.float32],
         request: RouteRequest,
@@ -248,10 +244,8 @@ class SemanticRouter:
     ) -> Judged:
         # An answer may name any agent.
         most = len(fit.ids) if request.task.clarifications else MOST_LISTED
-        listed = last_workers(request.task)
-        if sum(map(len, texts)) <= INLINE_CHARS:
-            return fit.judge(texts, vectors, request.tried, known, most=most, listed=listed)
-        return await asyncio.to_thread(fit.judge, texts, vectors, request.tried, known, most=most, listed=listed)
+        judge = partial(fit.judge, texts, vectors, request.tried, known, most=most, listed=last_workers(request.task))
+        return judge() if sum(map(len, texts)) <= INLINE_CHARS else await asyncio.to_thread(judge)
 
 
 def _reread(alone: Verdict, judged: Judged, row: int, limits: Thresholds, *, after_turn: bool) -> Verdict:
@@ -289,7 +283,7 @@ def _as_one(verdicts: list[Verdict], whole: NDArray[np.float64]) -> list[Verdict
 def _answered(
     request: RouteRequest,
     cards: Sequence[AgentCard],
-    fit: CalibratedCards,
+    fit: Fit,
     judged: Judged,
     first: int,
     verdicts: list[Verdict],
@@ -339,6 +333,12 @@ def _leads(parts: Sequence[Part], before: str) -> dict[int, str]:
     return leads
 
 
+def _stale(decision: RoutingDecision, stale: str) -> RoutingDecision:
+    """The same decision, which says that the calibration is older than the cards."""
+    said = f"{decision.reason}; the calibration is being made anew: {stale}"
+    return decision.model_copy(update={"reason": said, "evidence": {**decision.evidence, "stale": stale}})
+
+
 def _with_shadows(decision: RoutingDecision, cards: Sequence[AgentCard], judged: Judged) -> RoutingDecision:
     """The same decision with the shadows among the candidates, judged as if they competed."""
     shadows: list[Candidate] = []
@@ -369,19 +369,6 @@ def _unique(cards: Sequence[AgentCard]) -> tuple[AgentCard, ...]:
 def _active(cards: tuple[AgentCard, ...]) -> tuple[AgentCard, ...]:
     """The cards that may be chosen."""
     return tuple(c for c in cards if not c.shadow) if any(c.shadow for c in cards) else cards
-
-
-def _same(some: tuple[AgentCard, ...], others: tuple[AgentCard, ...]) -> bool:
-    """Whether these are the same objects in the same order."""
-    return len(some) == len(others) and all(map(is_, some, others))
-
-
-def _remember(kept: OrderedDict[K, V], key: K, value: V) -> None:
-    """Keep the newest used fits."""
-    kept[key] = value
-    kept.move_to_end(key)
-    while len(kept) > REMEMBERED_FITS:
-        kept.popitem(last=False)
 
 
 def _only_one(decision: RoutingDecision, card: AgentCard) -> RoutingDecision:

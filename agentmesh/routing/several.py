@@ -8,9 +8,10 @@ parts, thresholds or who is asked back.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,12 @@ class SeveralCards:
         vectors: Dense vectors of `texts(cards)`, shape (n, d); d may be 0.
     """
 
+    wants_words = False
+    """Whether `judge` reads the vectors of single words."""
+
     def __init__(self, cards: Sequence[AgentCard], vectors: NDArray[np.float32]) -> None:
         self.ids = tuple(card.id for card in cards)
+        self.examples = sum(len(card.examples) for card in cards) / len(cards)
         rows = [*card_rows(cards), *background_rows()]
         count = len(cards)
         self._known = {word for row in rows if row.kind in _OFFERED for word in content_words(row.text)}
@@ -106,10 +111,20 @@ class SeveralCards:
         """Whether the cards hold a word that says what a text is about."""
         return any(stem in self._known for stem in specific_words(text))
 
-    def judge(self, texts: Sequence[str], vectors: NDArray[np.float32], tried: Sequence[str] = ()) -> Judged:
+    def judge(
+        self,
+        texts: Sequence[str],
+        vectors: NDArray[np.float32],
+        tried: Sequence[str] = (),
+        known: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+        *,
+        most: int = 0,
+        listed: Sequence[str] = (),
+    ) -> Judged:
         """Probability of each agent, which do not add up to 1, and in the last column that nobody is needed.
 
-        Scores are the log odds of these probabilities. Agents that were tried before lose some of theirs.
+        Scores are the log odds of these probabilities. Agents that were tried before lose some of theirs. `known`,
+        `most` and `listed` are not read: single words do not count here, and all agents are listed.
         """
         head = self._head.ask(texts, vectors)
         odds = self._odds(head.astype(np.float64), tried)
