@@ -20,7 +20,17 @@ from agentmesh.routing.scorer import SIGNALS, CardScorer, Kind, Row, background_
 from agentmesh.routing.told import Told, telling_words
 from agentmesh.types import AgentCard
 
-__all__ = ["MOST_LISTED", "CalibratedCards", "Judged", "fit_logit", "logits", "probabilities", "shipped_parameters"]
+__all__ = [
+    "MOST_LISTED",
+    "RIDGE_AGENTS",
+    "CalibratedCards",
+    "Judged",
+    "fit_logit",
+    "learns_from",
+    "logits",
+    "probabilities",
+    "shipped_parameters",
+]
 
 Floats = NDArray[np.float64]
 
@@ -195,7 +205,7 @@ class CalibratedCards:
         self.examples = sum(len(card.examples) for card in cards) / len(cards)
         rows = [*card_rows(cards), *background_rows()]
         examples = sum(len(card.examples) for card in cards)
-        learned = len(cards) > RIDGE_AGENTS and examples >= LEARNED_EXAMPLES * len(cards)
+        learned = len(cards) > RIDGE_AGENTS and learns_from(cards)
         self._scorer = (LearnedScorer if learned else CardScorer)(len(cards), rows, vectors[: len(rows)])
         self.alike = alike(_said_by(cards, rows, vectors))
         """Which cards say the same, shape (c, c)."""
@@ -206,8 +216,8 @@ class CalibratedCards:
             described, vocabulary = len(Told.texts(cards)), _vocabulary(rows)
             self._told = Told(cards, own[:described])
             words = dict(zip(vocabulary, own[described:], strict=True))
-            held = [rows[place] for place in seen.places.tolist()]
-            told = self._told.nearness([row.text for row in held], vectors[seen.places], words)
+            held = [rows[place].text for place in cast(list[int], seen.places.tolist())]
+            told = self._told.nearness(held, vectors[seen.places], words)
             seen.signals.agents[:, :, SIGNALS.index("told")] = told
         foreign = seen.labels == len(cards)
         together = min(FALSE_ALARM_SHARE * max(1, int((~foreign).sum())), MOST_FALSE_ALARMS)
@@ -257,6 +267,11 @@ class CalibratedCards:
     def knows(self, text: str) -> bool:
         """Whether the cards hold a word that says what a text is about."""
         return self._scorer.knows(specific_words(text))
+
+
+def learns_from(cards: Sequence[AgentCard]) -> bool:
+    """Whether the cards have examples enough for a head of many agents."""
+    return sum(len(card.examples) for card in cards) >= LEARNED_EXAMPLES * len(cards)
 
 
 def _said_by(cards: Sequence[AgentCard], rows: Sequence[Row], vectors: NDArray[np.float32]) -> NDArray[np.float32]:

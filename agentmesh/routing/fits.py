@@ -8,13 +8,12 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from operator import is_
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh.routing.adapted import AdaptedCards, adaptable, changes
-from agentmesh.routing.calibration import CalibratedCards
+from agentmesh.routing.calibration import RIDGE_AGENTS, CalibratedCards, learns_from
 from agentmesh.routing.index import CardIndex
 from agentmesh.routing.several import ENOUGH_SHARED, SeveralCards, shared_share
 from agentmesh.types import AgentCard
@@ -27,7 +26,9 @@ Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
 Key = tuple[tuple[object, ...], ...]
 
 INDEXED_AGENTS = 256
-"""More agents than these are looked up in an index instead of being told apart by a head."""
+"""More agents than these are looked up in an index whatever their examples: a head over them is not fitted in time."""
+REFIT_AFTER_S = 2.0
+"""Seconds without a further change of the cards after which they are fitted anew."""
 MOST_CHANGED = 64
 """Cards that an index is changed by at once."""
 REMEMBERED = 8
@@ -47,7 +48,9 @@ class Fits:
         self._embed = embed
         self._by_text: OrderedDict[Key, Fit] = OrderedDict()
         self._recent: list[tuple[Cards, Fit]] = []
+        self._bases: list[tuple[Cards, Fit]] = []
         self._making: dict[Key, asyncio.Task[Fit]] = {}
+        self._waiting: asyncio.TimerHandle | None = None
 
     async def of(self, cards: Cards) -> Fit:
         """The fit of these cards: remembered, adapted from one of nearly the same cards, or made now.
@@ -57,23 +60,32 @@ class Fits:
         Raises:
             ModelError: If the texts of the cards could not be embedded.
         """
-        # Frozen cards that are the same objects are the same cards: their texts need not be compared.
         for known, fit in self._recent:
             if same_cards(cards, known):
                 return fit
         if len(cards) > INDEXED_AGENTS:
-            fit = await self._changed_index(cards) or await self._make(cards)
-        else:
-            key = tuple((c.id, c.name, c.description, c.examples, c.not_for, c.instructions) for c in cards)
-            fit = self._by_text.get(key)
+            fit = await self._changed_index(cards)
             if fit is None:
-                fit = None if key in self._making else await self._adapted(cards)
-                made = self._start(key, cards)
-                fit = fit or await asyncio.shield(made)
-            else:
-                self._by_text.move_to_end(key)
-        self._remember(cards, fit)
+                fit = await self._make(cards)
+                self._bases = _newest(self._bases, cards, fit)
+        else:
+            fit = await self._of_some(cards)
+        self._recent = _newest(self._recent, cards, fit)
         return fit
+
+    async def _of_some(self, cards: Cards) -> Fit:
+        """The same for cards few enough to be compared by what they say."""
+        key = tuple((c.id, c.name, c.description, c.examples, c.not_for, c.instructions) for c in cards)
+        if (known := self._by_text.get(key)) is not None:
+            self._by_text.move_to_end(key)
+            return known
+        if key not in self._making:
+            changed = await self._changed_index(cards) or await self._adapted(cards)
+            if changed is not None:
+                if isinstance(changed, AdaptedCards):
+                    self._refit_later(key, cards)
+                return changed
+        return await asyncio.shield(self._start(key, cards))
 
     # --- made anew ----------------------------------------------------------------------------------------------------
 
@@ -81,6 +93,13 @@ class Fits:
         kind = _kind_for(cards)
         vectors = await self._embed(kind.texts(cards))
         return await asyncio.to_thread(kind, cards, vectors)
+
+    def _refit_later(self, key: Key, cards: Cards) -> None:
+        """Fit these cards once no others were asked about for a while."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.call_later(REFIT_AFTER_S, lambda: self._start(key, cards))
 
     def _start(self, key: Key, cards: Cards) -> "asyncio.Task[Fit]":
         """Fit these cards, once for all that wait for it."""
@@ -104,11 +123,8 @@ class Fits:
         self._by_text[key] = fit
         while len(self._by_text) > REMEMBERED:
             self._by_text.popitem(last=False)
+        self._bases = _newest(self._bases, cards, fit)
         self._recent = [(known, fit if same_cards(cards, known) else before) for known, before in self._recent]
-
-    def _remember(self, cards: Cards, fit: Fit) -> None:
-        others = [(known, other) for known, other in self._recent if not same_cards(cards, known)]
-        self._recent = [(cards, fit), *others][:REMEMBERED]
 
     # --- adapted ------------------------------------------------------------------------------------------------------
 
@@ -116,9 +132,8 @@ class Fits:
         """A fit of nearly the same cards, changed for these; None if there is none near enough."""
         if _kind_for(cards) is not CalibratedCards:
             return None
-        for known, base in self._recent:
-            fitted = isinstance(base, CalibratedCards) and not isinstance(base, AdaptedCards)
-            if fitted and adaptable(known, cards):
+        for known, base in self._bases:
+            if isinstance(base, CalibratedCards) and adaptable(known, cards):
                 added, _ = changes(known, cards)
                 vectors = await self._embed(AdaptedCards.texts(added))
                 adapted = await asyncio.to_thread(AdaptedCards, base, cards, added, vectors)
@@ -129,7 +144,9 @@ class Fits:
 
     async def _changed_index(self, cards: Cards) -> Fit | None:
         """An index of nearly the same cards, changed for these; None if there is none or it is worn."""
-        for known, base in self._recent:
+        if _kind_for(cards) is not CardIndex:
+            return None
+        for known, base in (*self._recent, *self._bases):
             if isinstance(base, CardIndex) and not base.worn and abs(len(known) - len(cards)) <= MOST_CHANGED:
                 added, _ = await asyncio.to_thread(changes, known, cards)
                 if len(added) <= MOST_CHANGED:
@@ -139,11 +156,18 @@ class Fits:
 
 
 def same_cards(some: Cards, others: Cards) -> bool:
-    """Whether these are the same objects in the same order."""
-    return some is others or (len(some) == len(others) and all(map(is_, some, others)))
+    """Whether these say the same in the same order; of the same objects that is known at once."""
+    return some is others or (len(some) == len(others) and some == others)
+
+
+def _newest(kept: list[tuple[Cards, Fit]], cards: Cards, fit: Fit) -> list[tuple[Cards, Fit]]:
+    """The fits that are kept, this one first."""
+    return [(cards, fit), *((known, other) for known, other in kept if not same_cards(cards, known))][:REMEMBERED]
 
 
 def _kind_for(cards: Cards) -> type[CalibratedCards] | type[SeveralCards] | type[CardIndex]:
     if len(cards) > INDEXED_AGENTS:
         return CardIndex
-    return SeveralCards if shared_share(cards) >= ENOUGH_SHARED else CalibratedCards
+    if shared_share(cards) >= ENOUGH_SHARED:
+        return SeveralCards
+    return CardIndex if len(cards) > RIDGE_AGENTS and not learns_from(cards) else CalibratedCards

@@ -6,6 +6,7 @@ costs one product with the weights and a look at the rows of the best agents. Nu
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,8 @@ class LearnedScorer:
         first = fit_softmax(taken[seen], labels[seen], trust[seen], self.count + 1, steps=FIRST_STEPS)
         self._weights = fit_softmax(taken, labels, trust, self.count + 1, start=first, steps=MORE_STEPS)
         own = self._agent[chosen]
-        coverage = [coverage_of(self._texts[p], self._known, seen=int(self._agent[p] >= 0)) for p in chosen.tolist()]
+        places = cast(list[int], chosen.tolist())
+        coverage = [coverage_of(self._texts[p], self._known, seen=int(self._agent[p] >= 0)) for p in places]
         head = self._odds(features[chosen], first)
         signals = self._signals(self._dense[chosen], head, np.array(coverage, np.float32), left_out=chosen)
         return HeldOut(signals, np.where(own >= 0, own, self.count), chosen)

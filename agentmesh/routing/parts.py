@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from agentmesh.text import STOP_WORDS, stem, words
 
-__all__ = ["GENERIC_STEMS", "Part", "refers_back", "specific_words", "split_parts"]
+__all__ = ["GENERIC_STEMS", "Part", "refers_back", "specific_words", "split_parts", "whole_wishes"]
 
 MAX_PARTS = 12
 """Parts of one message; the last one holds the rest."""
@@ -86,6 +86,12 @@ _FRAME = re.compile(
     r"^(?:for|in|on|at|with|to|from|by|during|about|regarding|concerning|the|according\s+to)\b", re.IGNORECASE
 )
 _VERB = re.compile(rf"\b(?:{_AUXILIARY}|[a-z]{{3,}}(?:ed|s))\b", re.IGNORECASE)
+_OF_MINE = re.compile(r"\b(?:i|i'm|i've|i'd|im|me|my|mine|we|we're|we've|us|our)\b", re.IGNORECASE)
+_TERM = re.compile(
+    r"^(?:it|it's|this|that|these|those|they|for|from|with|without|in|at|by|so|as|on|within|before|until|only|no|nothing|"
+    r"nobody)\b|\b(?:must|may|should)\b",
+    re.IGNORECASE,
+)
 _WISH = re.compile(
     rf"[?？]|^(?:(?:{_LEAD}|and),?\s+)*(?:\w+\s+)?(?:{_QUESTION})\b|^now\b|^(?:(?:{_LEAD}),?\s+)*(?:{_AUXILIARY}|{_ORDER})\b|\b(?:i|we)\s+(?:need|want|would|must|have\s+to|wish|wonder)\b|\b(?:know|wondering|tell\s+me|ask)\b|\b(?:i'd|we'd|please|can\s+you|could\s+you)\b",
     re.IGNORECASE,
@@ -166,6 +172,24 @@ def split_parts(text: str) -> tuple[Part, ...]:
         wish = _next_wish(pieces, place)
         parts.append(Part(piece, context, background=wish and not _WISH.search(piece), loose=kind is _Cut.COMMA))
     return tuple(parts) or ((Part(text.strip(), text.strip()),) if text.strip() else ())
+
+
+def whole_wishes(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The parts with each wish read as one with what leads up to it and what says how it is to be met.
+
+    What only says how ("it must be done tonight", "two people must agree") asks for nothing and says nothing of the
+    one who asks: "my card was declined" is a wish of its own. One text a wish costs less, and among many agents that
+    are alike the place and the terms tell them apart; among few, their words would lead to an agent that is not asked.
+    """
+    joined: list[Part] = []
+    for part in parts:
+        term = bool(_TERM.search(part.text)) and not (_WISH.search(part.text) or _OF_MINE.search(part.text))
+        if joined and (joined[-1].background or (term and _WISH.search(joined[-1].text))):
+            before = joined.pop()
+            text = f"{before.text}{',' if part.loose else ''} {part.text}"
+            part = Part(text, text, part.background and before.background, before.loose)
+        joined.append(part)
+    return tuple(joined)
 
 
 def _next_wish(pieces: list[Piece], place: int) -> bool:

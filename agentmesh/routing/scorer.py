@@ -75,6 +75,8 @@ GRADIENT_STEPS = 40
 GRADIENT_TOLERANCE = 3e-4
 SAME_TEXT = 0.999
 """Two rows this similar are the same text: neither is evidence about the other when one is left out."""
+MOST_EXAMPLES = 2_000
+"""Examples of one card that are looked at."""
 INSTRUCTION_SENTENCES = 60
 """Sentences of one card's instructions that are looked at."""
 
@@ -116,7 +118,10 @@ def card_rows(cards: Sequence[AgentCard]) -> list[Row]:
     """The texts of cards, by kind and then by card."""
     rows: list[Row] = []
     for place, card in enumerate(cards):
-        rows.extend(Row(text, place, Kind.EXAMPLE) for text in dict.fromkeys(card.examples) if text.strip())
+        examples = [text for text in dict.fromkeys(card.examples) if text.strip()]
+        # Spread over all of them, for neighbours in a list are often alike.
+        examples = examples[:: -(-len(examples) // MOST_EXAMPLES)] if len(examples) > MOST_EXAMPLES else examples
+        rows.extend(Row(text, place, Kind.EXAMPLE) for text in examples)
     for place, card in enumerate(cards):
         clauses = [clause.strip() for clause in _CLAUSE.split(card.description)]
         pieces = [card.description, *(c for c in clauses if len(c) > 2), card.name]

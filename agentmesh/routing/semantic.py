@@ -22,7 +22,8 @@ from agentmesh.routing.calibration import MOST_LISTED, CalibratedCards, Judged
 from agentmesh.routing.conversation import continued, last_workers
 from agentmesh.routing.decision import Thresholds, Verdict, candidate, compose, verdict_on
 from agentmesh.routing.fits import Fit, Fits, same_cards
-from agentmesh.routing.parts import Part, refers_back, specific_words, split_parts
+from agentmesh.routing.index import CardIndex
+from agentmesh.routing.parts import Part, refers_back, specific_words, split_parts, whole_wishes
 from agentmesh.routing.several import SeveralCards
 from agentmesh.routing.told import telling_words
 from agentmesh.run import RunContext
@@ -89,8 +90,7 @@ class SemanticRouter:
 
     async def prepare(self, cards: Sequence[AgentCard]) -> None:
         """Fit this set of cards now, so that the first question does not wait for it. May raise `ModelError`."""
-        known = _unique(cards)
-        active = _active(known)
+        known, active = self._known(tuple(cards))
         if active:
             await self._fits.of(active)
         if active and len(active) < len(known):
@@ -128,8 +128,10 @@ class SemanticRouter:
     async def _decide(
         self, request: RouteRequest, cards: tuple[AgentCard, ...], active: tuple[AgentCard, ...]
     ) -> RoutingDecision:
-        text = request.task.text
+        text, fit = request.task.text, await self._fits.of(active)
         parts = await self._split(text)
+        if isinstance(fit, CardIndex):
+            parts = whole_wishes(parts)
         if not parts:  # words stand in the answers only
             parts = (Part(text.strip(), text.strip()),)
         before = _last_turn(request) if refers_back(parts[0].text) else ""
@@ -143,11 +145,11 @@ class SemanticRouter:
             texts.append(text)
         if answers:
             texts += [with_answer(p.context, answers) for p in parts] + [answers]
-        vectors, fit = await self._embed(texts), await self._fits.of(active)
+        vectors = await self._embed(texts)
         limits = self._limits.for_cards(len(fit.ids), fit.examples, self._coverage)
         if isinstance(fit, SeveralCards):
             return await self._decide_together(request, cards, active, fit, limits)
-        known = await self._words_of(texts) if fit.wants_words else {}
+        known = await self._words_of(texts, fit)
         judged = await self._judge(fit, texts, vectors, request, known)
         shadows = len(active) < len(cards)
         if judged.places is not None:
@@ -182,7 +184,7 @@ class SemanticRouter:
             decision = _stale(decision, fit.stale)
         if shadows:
             competing, few = await self._fits.of(cards), len(parts)
-            known = await self._words_of(texts) if competing.wants_words else {}
+            known = await self._words_of(texts, competing)
             judged = await self._judge(competing, texts[:few], vectors[:few], request, known)
             decision = _with_shadows(decision, cards, judged)
         return decision
@@ -205,7 +207,7 @@ class SemanticRouter:
         decision = compose(self.name, active, [verdict], limits, request.max_agents, vague=False)
         if len(active) < len(cards):
             competing = await self._fits.of(cards)
-            known = await self._words_of([text]) if competing.wants_words else {}
+            known = await self._words_of([text], competing)
             judged = await self._judge(competing, [text], vectors, request, known)
             decision = _with_shadows(decision, cards, judged)
         return decision
@@ -223,8 +225,10 @@ class SemanticRouter:
             return np.zeros((len(texts), 0), np.float32)
         return await self._embedder.embed(texts)
 
-    async def _words_of(self, texts: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
-        """Vectors of the words of texts, remembered."""
+    async def _words_of(self, texts: Sequence[str], fit: Fit) -> Mapping[str, NDArray[np.float32]]:
+        """Vectors of the words of texts, remembered; none if the fit does not read them."""
+        if not fit.wants_words:
+            return {}
         said = list(dict.fromkeys(word for text in texts for word in telling_words(text)))
         missing = [word for word in said if word not in self._word_vectors]
         if missing:
@@ -360,6 +364,8 @@ def _last_turn(request: RouteRequest) -> str:
 
 def _unique(cards: Sequence[AgentCard]) -> tuple[AgentCard, ...]:
     """The cards without those whose id came before."""
+    if len({card.id for card in cards}) == len(cards):
+        return tuple(cards)
     by_id: dict[str, AgentCard] = {}
     for card in cards:
         by_id.setdefault(card.id, card)
@@ -368,7 +374,7 @@ def _unique(cards: Sequence[AgentCard]) -> tuple[AgentCard, ...]:
 
 def _active(cards: tuple[AgentCard, ...]) -> tuple[AgentCard, ...]:
     """The cards that may be chosen."""
-    return tuple(c for c in cards if not c.shadow) if any(c.shadow for c in cards) else cards
+    return tuple(c for c in cards if not c.shadow) if any([c.shadow for c in cards]) else cards
 
 
 def _only_one(decision: RoutingDecision, card: AgentCard) -> RoutingDecision:
