@@ -7,7 +7,7 @@ asked here.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 
@@ -158,7 +158,8 @@ def refers_back(text: str) -> bool:
 def split_parts(text: str) -> tuple[Part, ...]:
     """The wishes of a message, in order; at least one unless the text is blank.
 
-    A piece that is about nothing (a greeting, "thank you") joins its neighbour, so no part is empty.
+    A piece that is about nothing (a greeting, "thank you") joins its neighbour, so no part is empty. What only says how
+    a wish is to be met ("it must be done tonight") belongs to that wish, which is understood without it.
     """
     even = _BLANKS.sub(" ", text)
     rest = even[MAX_CHARS:]
@@ -168,6 +169,10 @@ def split_parts(text: str) -> tuple[Part, ...]:
         pieces.append((f"{last}{rest}".strip(), kind))
     parts: list[Part] = []
     for place, (piece, kind) in enumerate(pieces):
+        if parts and kind in (_Cut.END, _Cut.COMMA) and _is_term(piece) and _WISH.search(parts[-1].text):
+            before = parts.pop()
+            parts.append(replace(before, text=f"{before.text}{',' if kind is _Cut.COMMA else ''} {piece}"))
+            continue
         context = f"{parts[-1].text} {piece}" if parts and refers_back(piece) else piece
         wish = _next_wish(pieces, place)
         parts.append(Part(piece, context, background=wish and not _WISH.search(piece), loose=kind is _Cut.COMMA))
@@ -175,21 +180,26 @@ def split_parts(text: str) -> tuple[Part, ...]:
 
 
 def whole_wishes(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """The parts with each wish read as one with what leads up to it and what says how it is to be met.
+    """The parts with each wish understood as one with what leads up to it and what says how it is to be met.
 
-    What only says how ("it must be done tonight", "two people must agree") asks for nothing and says nothing of the
-    one who asks: "my card was declined" is a wish of its own. One text a wish costs less, and among many agents that
-    are alike the place and the terms tell them apart; among few, their words would lead to an agent that is not asked.
+    One text a wish costs less, and among many agents that are alike the place and the terms tell them apart; among few
+    agents their words would lead to one that is not asked.
     """
     joined: list[Part] = []
     for part in parts:
-        term = bool(_TERM.search(part.text)) and not (_WISH.search(part.text) or _OF_MINE.search(part.text))
-        if joined and (joined[-1].background or (term and _WISH.search(joined[-1].text))):
-            before = joined.pop()
-            text = f"{before.text}{',' if part.loose else ''} {part.text}"
-            part = Part(text, text, part.background and before.background, before.loose)
-        joined.append(part)
+        text = part.text
+        if joined and joined[-1].background:
+            text = f"{joined.pop().text} {text}"
+        joined.append(Part(text, text, part.background, part.loose))
     return tuple(joined)
+
+
+def _is_term(piece: str) -> bool:
+    """Whether a piece asks for nothing and says nothing of the one who asks, as "two people must agree" does.
+
+    "My card was declined" is a wish of its own.
+    """
+    return bool(_TERM.search(piece)) and not (_WISH.search(piece) or _OF_MINE.search(piece))
 
 
 def _next_wish(pieces: list[Piece], place: int) -> bool:

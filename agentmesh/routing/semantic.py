@@ -374,7 +374,7 @@ def _unique(cards: Sequence[AgentCard]) -> tuple[AgentCard, ...]:
 
 def _active(cards: tuple[AgentCard, ...]) -> tuple[AgentCard, ...]:
     """The cards that may be chosen."""
-    return tuple(c for c in cards if not c.shadow) if any([c.shadow for c in cards]) else cards
+    return tuple(c for c in cards if not c.shadow) if any(c.shadow for c in cards) else cards
 
 
 def _only_one(decision: RoutingDecision, card: AgentCard) -> RoutingDecision:
