@@ -22,7 +22,8 @@ FEW_AGENTS = 24
 """More agents than these are told apart so finely that several may be for one wish."""
 MOST_FOR_A_PART = 3
 """Agents of one wish, among many agents; among few there are at most two."""
-LEAST_SHARE = 0.57
+LEAST_SHARE, MANY_SHARE = 0.57, 0.4
+"""Shares of the threshold that count for cards without examples, and among many agents."""
 HALF_WAY_EXAMPLES = 8.0
 NAMED_BY_A_PERSON = 4.0
 """By how much an agent that a person named scores above all others. Our choice: about .95 of the probability."""
@@ -54,12 +55,12 @@ class Thresholds:
         """The same for so many agents with so many examples each.
 
         Probability spreads over agents that are alike and over cards that say little: the best of them is less sure and
-        still right. So the threshold falls to `LEAST_SHARE` of itself without examples, and with many agents; of many
-        agents a set is taken that covers `coverage`. Settled on clinc150, hwu64 and banking77.
+        still right. So the threshold falls to `LEAST_SHARE` of itself without examples and to `MANY_SHARE` among many
+        agents, and of these a set is taken that covers `coverage`. Settled on clinc150, hwu64 and banking77.
         """
         many = count > FEW_AGENTS
-        share = 0.0 if many else examples / (examples + HALF_WAY_EXAMPLES)
-        least = self.threshold * (LEAST_SHARE + (1.0 - LEAST_SHARE) * share)
+        taught = examples / (examples + HALF_WAY_EXAMPLES)
+        least = self.threshold * (MANY_SHARE if many else LEAST_SHARE + (1.0 - LEAST_SHARE) * taught)
         return replace(self, threshold=least, coverage=coverage if many else 0.0)
 
 
