@@ -16,7 +16,7 @@ from agentmesh.types import AgentCard, Message, Task
 
 __all__ = ["continued", "last_workers"]
 
-SURE = 0.75
+SURE = 0.9
 """Probability by its own words from which a turn that asks for something new leaves the last agents behind. Our
 choice: an agent too few is asked for in the next turn, one too many is paid for in this one."""
 
