@@ -54,7 +54,7 @@ CARDS = (
     AgentCard(id="orders", description="Follows parcels.", allows=("personal", "secret")),
     AgentCard(id="ghost", description="Knows everything.", shadow=True),
 )
-EMBEDDER = ScriptedEmbedder(64)
+EMBEDDER = ScriptedEmbedder()
 KEY = "sk-" + "0123456789" * 3
 
 

@@ -37,7 +37,7 @@ from agentmesh.types import (
 )
 
 CARDS = tuple(AgentCard(id=name, description=f"Is for {name}.") for name in ("billing", "vpn", "orders"))
-EMBEDDER = ScriptedEmbedder(64)
+EMBEDDER = ScriptedEmbedder()
 
 
 class HandClock:

@@ -790,7 +790,7 @@ def crowded(vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.fl
 EMBEDDERS: dict[str, tuple[Callable[[NDArray[np.float32], Sequence[str]], Any], str, str]] = {
     "is long": (lambda v, t: v * 2, "vectors_have_unit_length", "the lengths are [2.0"),
     "is float64": (lambda v, t: v.astype(np.float64), "vectors_have_unit_length", "float64"),
-    "loses a row": (lambda v, t: v[1:], "vectors_have_unit_length", "gave the shape (3, 64)"),
+    "loses a row": (lambda v, t: v[1:], "vectors_have_unit_length", "gave the shape (3, 256)"),
     "is flat when empty": (lambda v, t: v if len(t) else np.zeros(0, np.float32), "no_texts_give_no_vectors", "(0,)"),
     "depends on company": (crowded, "vector_depends_on_the_text_alone", "a number differs"),
     "is picky": (limited, "odd_texts_are_embedded", "it raised ValueError"),

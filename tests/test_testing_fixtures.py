@@ -56,7 +56,7 @@ from agentmesh.models.base import ChatMessage, ChatRequest
 async def test_it(scripted_model, scripted_embedder):
     model = scripted_model(["yes"])
     assert (await model.complete(ChatRequest(messages=(ChatMessage(role="user", text="no"),)))).text == "yes"
-    assert (await scripted_embedder.embed(["a", "b"])).shape == (2, 64)
+    assert (await scripted_embedder.embed(["a", "b"])).shape == (2, 256)
 """
 TAPED = """
 import asyncio

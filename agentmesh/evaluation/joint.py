@@ -380,7 +380,7 @@ def _one_agent(bench: _Bench) -> _Bench:
     context = ContextSettings(router="role_aware", budget_tokens=budget, options=options)
     changed = replace(
         project,
-        settings=settings.model_copy(update={"context": context}),
+        settings=settings.model_copy(update={"context": context, "watch": False}),  # its cards are in no folder
         cards=(generalist,),
         roles={**roles, role: RolePolicy()},
         scenarios={},

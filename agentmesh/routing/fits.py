@@ -148,7 +148,9 @@ class Fits:
             return None
         for known, base in (*self._recent, *self._bases):
             if isinstance(base, CardIndex) and not base.worn and abs(len(known) - len(cards)) <= MOST_CHANGED:
-                added, _ = await asyncio.to_thread(changes, known, cards)
+                # By identity: comparing what ten thousand cards say would take longer than embedding a few again.
+                before = set(map(id, known))
+                added = [card for card in cards if id(card) not in before]
                 if len(added) <= MOST_CHANGED:
                     vectors = await self._embed(CardIndex.card_texts(added))
                     return await asyncio.to_thread(base.with_changes, cards, added, vectors)
