@@ -236,3 +236,25 @@ def test_features_are_the_same_in_every_process() -> None:
         for seed in ("1", "2", "3")
     }
     assert len(said) == 1
+
+
+async def test_a_splitter_of_ones_own_names_the_wishes() -> None:
+    async def by_semicolon(text: str) -> list[str]:
+        return text.split(";")
+
+    router = SemanticRouter(HashedEmbedder(), splitter=by_semicolon)
+    request = RouteRequest(task=Task(text="Where is my parcel; The VPN keeps disconnecting"), cards=CARDS)
+    decision = await router.route(request, loose_context())
+    assert {c.agent: c.part for c in decision.chosen} == {
+        "orders": "Where is my parcel",
+        "vpn": "The VPN keeps disconnecting",
+    }
+
+
+async def test_where_the_splitter_fails_clauses_are_cut() -> None:
+    async def failing(text: str) -> list[str]:
+        raise ValueError("no model")
+
+    router = SemanticRouter(HashedEmbedder(), splitter=failing)
+    request = RouteRequest(task=Task(text="Where is my parcel? The VPN keeps disconnecting."), cards=CARDS)
+    assert set((await router.route(request, loose_context())).agents) == {"orders", "vpn"}

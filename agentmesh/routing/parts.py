@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from agentmesh.text import STOP_WORDS, stem, words
 
-__all__ = ["GENERIC_STEMS", "Part", "refers_back", "specific_words", "split_parts", "whole_wishes"]
+__all__ = ["GENERIC_STEMS", "MAX_PARTS", "Part", "refers_back", "specific_words", "split_parts", "whole_wishes"]
 
 MAX_PARTS = 12
 """Parts of one message; the last one holds the rest."""

@@ -5,16 +5,17 @@ on first use (a fraction of a second for a dozen cards, in a thread) and remembe
 """
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh.errors import ConfigError, ModelError, RoutingError
+from agentmesh.errors import ConfigError, MeshError, ModelError, RoutingError
 from agentmesh.models.base import Embedder
 from agentmesh.routing.adapted import AdaptedCards
 from agentmesh.routing.answered import Answered, found_names, named_options, with_answer
@@ -23,7 +24,7 @@ from agentmesh.routing.conversation import continued, last_workers
 from agentmesh.routing.decision import Thresholds, Verdict, candidate, compose, verdict_on
 from agentmesh.routing.fits import Fit, Fits, same_cards
 from agentmesh.routing.index import CardIndex
-from agentmesh.routing.parts import Part, refers_back, specific_words, split_parts, whole_wishes
+from agentmesh.routing.parts import MAX_PARTS, Part, refers_back, specific_words, split_parts, whole_wishes
 from agentmesh.routing.several import SeveralCards
 from agentmesh.routing.told import telling_words
 from agentmesh.run import RunContext
@@ -31,6 +32,9 @@ from agentmesh.text import words
 from agentmesh.types import AgentCard, Candidate, Chosen, Mode, RouteRequest, RoutingDecision
 
 __all__ = ["SemanticRouter"]
+
+Splitter = Callable[[str], Awaitable[Sequence[str]]]
+_log = logging.getLogger(__name__)
 
 COVERAGE = 0.96
 """Our choice, with the public rows in view: 1.3 to 1.5 agents of 64 to 150 work on a wish, and one of them is the right
@@ -58,6 +62,8 @@ class SemanticRouter:
         margin: How much less probable a second agent of the same wish may be, 0 to 1.
         coverage: With more than 24 agents, up to three work on a wish until they have this share of the probability.
         decompose: Whether a message is split into its wishes.
+        splitter: Names the wishes of a message in order, by a model for example; absent, or where it names none or
+            fails, clauses are cut by punctuation and function words.
     """
 
     name = "semantic"
@@ -71,6 +77,7 @@ class SemanticRouter:
         margin: float = Thresholds.margin,
         coverage: float = COVERAGE,
         decompose: bool = True,
+        splitter: Splitter | None = None,
     ) -> None:
         for option, value in (
             ("threshold", threshold),
@@ -84,6 +91,7 @@ class SemanticRouter:
         self._limits = Thresholds(threshold, none_threshold, margin)
         self._coverage = coverage
         self._decompose = decompose
+        self._splitter = splitter
         self._asked: tuple[tuple[AgentCard, ...], tuple[AgentCard, ...], tuple[AgentCard, ...]] = ((), (), ())
         self._word_vectors: dict[str, NDArray[np.float32]] = {}
         self._fits = Fits(self._embed)
@@ -217,6 +225,14 @@ class SemanticRouter:
         """The wishes of a message; at least one."""
         if not self._decompose:
             return (Part(text, text),)
+        if self._splitter is not None:
+            try:
+                wishes = [wish.strip() for wish in await self._splitter(text)]
+            except (MeshError, OSError, ValueError) as error:
+                _log.warning("the splitter of %r failed, clauses are cut instead: %s", self.name, error)
+            else:
+                if any(wishes):
+                    return tuple(Part(wish, wish) for wish in wishes if wish)[:MAX_PARTS]
         return split_parts(text) if len(text) <= INLINE_CHARS else await asyncio.to_thread(split_parts, text)
 
     # --- what the cards say -------------------------------------------------------------------------------------------
