@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from agentmesh.errors import ConfigError, UnknownNameError
 from agentmesh.models.base import Embedder
+from agentmesh.routing.base import unique_cards
 from agentmesh.run import RunContext
 from agentmesh.text import content_words
 from agentmesh.types import AgentCard, Candidate, Chosen, Mode, RouteRequest, RoutingDecision
@@ -31,7 +32,7 @@ class RandomRouter:
 
     async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
         started = time.perf_counter()
-        callable_cards = [c for c in _unique(request.cards) if not c.shadow]
+        callable_cards = [c for c in unique_cards(request.cards) if not c.shadow]
         if not callable_cards:
             return _decision(self.name, request.cards, {}, "there is no agent to choose from", started)
         rng = ctx.rng if self._seed is None else random.Random(f"{self._seed}/{request.task.text}")
@@ -61,7 +62,7 @@ class FixedRouter:
     async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
         """See `Router`; also raises `UnknownNameError` if a named agent is not among the candidates."""
         started = time.perf_counter()
-        cards = {c.id: c for c in _unique(request.cards)}
+        cards = {c.id: c for c in unique_cards(request.cards)}
         if not cards:
             return _decision(self.name, (), {}, "there is no agent to choose from", started)
         wanted = tuple(cards) if self._agents is None else self._agents
@@ -97,7 +98,7 @@ class KeywordRouter:
     async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
         started = time.perf_counter()
         asked = set(content_words(request.task.text))
-        shared = {c.id: asked & self._words_of(c) for c in _unique(request.cards)}
+        shared = {c.id: asked & self._words_of(c) for c in unique_cards(request.cards)}
         overlap = {agent: len(found) / len(asked) if asked else 0.0 for agent, found in shared.items()}
         shadows = {c.id for c in request.cards if c.shadow}
         ranked = sorted((a for a in overlap if overlap[a] and a not in shadows), key=lambda a: -overlap[a])
@@ -125,11 +126,6 @@ class KeywordRouter:
         return found
 
 
-def _unique(cards: Sequence[AgentCard]) -> list[AgentCard]:
-    """The cards without those whose id came before."""
-    return list({c.id: c for c in reversed(cards)}.values())[::-1]
-
-
 def _decision(
     router: str,
     cards: Sequence[AgentCard],
@@ -152,7 +148,7 @@ def _decision(
             chosen=card.id in chosen,
             reason="chosen" if card.id in chosen else "shadow: never called" if card.shadow else passed_over or reason,
         )
-        for card in _unique(cards)
+        for card in unique_cards(cards)
     ]
     order = {agent: place for place, agent in enumerate(chosen)}
     candidates.sort(key=lambda c: (order.get(c.agent, len(order)), -c.score))

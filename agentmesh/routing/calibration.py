@@ -21,6 +21,7 @@ from agentmesh.routing.told import Told, telling_words
 from agentmesh.types import AgentCard
 
 __all__ = [
+    "HALF_WAY_EXAMPLES",
     "MOST_LISTED",
     "RIDGE_AGENTS",
     "CalibratedCards",

@@ -11,10 +11,10 @@ by nearest centroid, every card as a category of its own, and the map by mean qu
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +29,15 @@ from agentmesh.routing.experience import (
     Asked,
     CardTexts,
     Experience,
+    ExperiencedRouter,
     Known,
     Recorded,
     number_option,
 )
 from agentmesh.routing.knn import willing
-from agentmesh.routing.outcomes import MOST_ROWS, OutcomeRow, OutcomeTable, outcome_table
+from agentmesh.routing.outcomes import MOST_ROWS, GivenOutcomes, OutcomeRow, outcome_table
 from agentmesh.routing.standing import Judgement, Settled, Standing, shares
-from agentmesh.run import RunContext
-from agentmesh.types import AgentCard, Outcome, RouteRequest, RoutingDecision
+from agentmesh.types import AgentCard, Outcome
 
 __all__ = ["CategoryRouter", "arms_of", "best_arm"]
 
@@ -94,7 +94,7 @@ class _Made:
     """`Recorded.total` of the outcomes."""
 
 
-class CategoryRouter:
+class CategoryRouter(ExperiencedRouter):
     """Finds the category of a text, then the agent that the category belongs to.
 
     Categories: those of `categories`, those of recorded outcomes, and every card's own, named like its agent. A
@@ -125,7 +125,7 @@ class CategoryRouter:
         embedder: Embedder | None = None,
         *,
         folder: Path | None = None,
-        outcomes: str | Path | OutcomeTable | Iterable[OutcomeRow | Mapping[str, Any]] | None = None,
+        outcomes: GivenOutcomes = None,
         max_outcomes: int = MOST_ROWS,
         categories: Mapping[str, Sequence[str]] | None = None,
         agents: Mapping[str, str] | None = None,
@@ -146,14 +146,6 @@ class CategoryRouter:
         self._vectors: dict[str, Floats] | None = None
         self._centroids: dict[str, tuple[CardTexts | None, Floats]] = {}
         self._made: OrderedDict[tuple[int, ...], _Made] = OrderedDict()
-
-    @property
-    def outcomes(self) -> OutcomeTable:
-        """The outcomes that are known now."""
-        return self._experience.table
-
-    async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
-        return await self._experience.decide(request, ctx, self._judge)
 
     async def learn(self, outcome: Outcome) -> bool:
         """Take in a finished run; whether it says anything.

@@ -11,10 +11,9 @@ it abstains.
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +26,14 @@ from agentmesh.routing.experience import (
     Asked,
     CardTexts,
     Experience,
+    ExperiencedRouter,
     Known,
     Recorded,
     number_option,
 )
-from agentmesh.routing.outcomes import MOST_ROWS, OutcomeRow, OutcomeTable, outcome_table
+from agentmesh.routing.outcomes import MOST_ROWS, GivenOutcomes, outcome_table
 from agentmesh.routing.standing import Judgement, Standing
-from agentmesh.run import RunContext
-from agentmesh.types import Outcome, RouteRequest, RoutingDecision
+from agentmesh.types import Outcome
 
 __all__ = ["CentroidRouter", "centroids_of", "won"]
 
@@ -106,7 +105,7 @@ class _Own:
     """`Recorded.total` of the outcomes."""
 
 
-class CentroidRouter:
+class CentroidRouter(ExperiencedRouter):
     """Chooses the agent of the nearest centroid.
 
     Args:
@@ -129,7 +128,7 @@ class CentroidRouter:
         embedder: Embedder | None = None,
         *,
         folder: Path | None = None,
-        outcomes: str | Path | OutcomeTable | Iterable[OutcomeRow | Mapping[str, Any]] | None = None,
+        outcomes: GivenOutcomes = None,
         max_outcomes: int = MOST_ROWS,
         centroids: int = 16,
         margin: float = 0.005,
@@ -141,14 +140,6 @@ class CentroidRouter:
         self._experience = Experience(self.name, embedder, table, least_similarity=least_similarity)
         self._most, self._margin = centroids, margin
         self._own: OrderedDict[str, _Own] = OrderedDict()
-
-    @property
-    def outcomes(self) -> OutcomeTable:
-        """The outcomes that are known now."""
-        return self._experience.table
-
-    async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
-        return await self._experience.decide(request, ctx, self._judge)
 
     async def learn(self, outcome: Outcome) -> bool:
         """Take in a finished run; whether it says anything. Decisions meanwhile are made by what was known before."""

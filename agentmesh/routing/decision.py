@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh.routing.calibration import Judged, probabilities
+from agentmesh.routing.calibration import HALF_WAY_EXAMPLES, RIDGE_AGENTS, Judged, probabilities
 from agentmesh.routing.parts import Part
 from agentmesh.routing.scorer import SIGNALS
 from agentmesh.types import AgentCard, Candidate, Chosen, Mode, RoutingDecision
@@ -18,13 +18,10 @@ Floats = NDArray[np.float64]
 
 ASKED_BACK = 3
 """Agents that the question of `clarify` names."""
-FEW_AGENTS = 24
-"""More agents than these are told apart so finely that several may be for one wish."""
 MOST_FOR_A_PART = 3
 """Agents of one wish, among many agents; among few there are at most two."""
 LEAST_SHARE, MANY_SHARE = 0.57, 0.4
 """Shares of the threshold that count for cards without examples, and among many agents."""
-HALF_WAY_EXAMPLES = 8.0
 NAMED_BY_A_PERSON = 4.0
 """By how much an agent that a person named scores above all others. Our choice: about .95 of the probability."""
 
@@ -58,7 +55,7 @@ class Thresholds:
         still right. So the threshold falls to `LEAST_SHARE` of itself without examples and to `MANY_SHARE` among many
         agents, and of these a set is taken that covers `coverage`. Settled on clinc150, hwu64 and banking77.
         """
-        many = count > FEW_AGENTS
+        many = count > RIDGE_AGENTS
         taught = examples / (examples + HALF_WAY_EXAMPLES)
         least = self.threshold * (MANY_SHARE if many else LEAST_SHARE + (1.0 - LEAST_SHARE) * taught)
         return replace(self, threshold=least, coverage=coverage if many else 0.0)

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh.errors import ConfigError, ModelError, RoutingError
+from agentmesh.errors import ConfigError
 from agentmesh.models.base import Embedder
 from agentmesh.routing.answered import with_answer
+from agentmesh.routing.base import decided_in_time, unique_cards
 from agentmesh.routing.outcomes import OutcomeRow, OutcomeTable, rows_of
 from agentmesh.routing.parts import refers_back, specific_words
 from agentmesh.routing.standing import Judgement, Limits, decision_of, nobody
@@ -30,7 +32,18 @@ from agentmesh.run import RunContext
 from agentmesh.text import words
 from agentmesh.types import AgentCard, Outcome, RouteRequest, RoutingDecision
 
-__all__ = ["GOOD", "LEAST_SIMILARITY", "Arm", "Asked", "CardTexts", "Experience", "Known", "Recorded", "number_option"]
+__all__ = [
+    "GOOD",
+    "LEAST_SIMILARITY",
+    "Arm",
+    "Asked",
+    "CardTexts",
+    "Experience",
+    "ExperiencedRouter",
+    "Known",
+    "Recorded",
+    "number_option",
+]
 
 Floats = NDArray[np.float32]
 Arm = tuple[str, str | None]
@@ -201,7 +214,7 @@ class Experience:
             RoutingError: If the time is up or the embedder fails.
         """
         started = time.perf_counter()
-        cards = _unique(request.cards)
+        cards = unique_cards(request.cards)
         text = _to_compare(request)
         if not any(not card.shadow for card in cards):
             decision = nobody(
@@ -210,16 +223,7 @@ class Experience:
         elif not words(text):
             decision = nobody(self._router, cards, "the message holds no words")
         else:
-            left = ctx.seconds_left()
-            try:
-                async with asyncio.timeout(None if math.isinf(left) else left):
-                    decision = await self._decide(request, cards, text, judge)
-            except TimeoutError as error:
-                raise RoutingError(
-                    f"the router {self._router!r} did not decide within {left:.1f} s; raise `limits.max_seconds`"
-                ) from error
-            except ModelError as error:
-                raise RoutingError(f"the router {self._router!r} could not embed the message: {error}") from error
+            decision = await decided_in_time(self._router, ctx, self._decide(request, cards, text, judge))
         return decision.model_copy(update={"latency_ms": (time.perf_counter() - started) * 1000})
 
     async def known(self, cards: Sequence[AgentCard]) -> Known:
@@ -344,6 +348,23 @@ class Experience:
             done.exception()
 
 
+class ExperiencedRouter(ABC):
+    """What the routers share that judge a message by experience: each adds `_judge` and what `learn` changes of it."""
+
+    _experience: Experience
+
+    @property
+    def outcomes(self) -> OutcomeTable:
+        """The outcomes that are known now."""
+        return self._experience.table
+
+    async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
+        return await self._experience.decide(request, ctx, self._judge)
+
+    @abstractmethod
+    async def _judge(self, known: Known, asked: Asked) -> Judgement: ...
+
+
 class _Buffers:
     """Room for rows to come: snapshots are views of its beginning, and what is written lies behind all of them."""
 
@@ -439,8 +460,3 @@ def _compared(request: RouteRequest, text: str, vector: Floats, known: Known) ->
         if len(texts.against):
             against[place] = float((texts.against @ vector).max())
     return Asked(request, text, vector, to_cards, to_rows, near, against)
-
-
-def _unique(cards: Sequence[AgentCard]) -> tuple[AgentCard, ...]:
-    """The cards without those whose id came before."""
-    return tuple({card.id: card for card in reversed(cards)}.values())[::-1]

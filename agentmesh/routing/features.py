@@ -26,6 +26,7 @@ __all__ = [
     "Coded",
     "GramIndex",
     "TextSpace",
+    "around",
     "character_grams",
     "character_runs",
     "skip_grams",
@@ -101,6 +102,13 @@ def unit_rows(rows: Floats) -> Floats:
     """Rows of unit length; one that is next to nothing becomes 0."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 1e-6)
+
+
+def around(vectors: Floats, center: Floats) -> Floats:
+    """Unit vectors as seen from `center`; a text without a vector stays without one."""
+    moved = unit_rows(vectors - center)
+    moved[~np.any(vectors, axis=1)] = 0.0
+    return moved
 
 
 class GramIndex:
@@ -346,6 +354,4 @@ class TextSpace:
         """Unit vectors around the center of the rows: what all texts share tells nothing apart."""
         if not self.has_dense:
             return np.zeros((vectors.shape[0], 0), np.float32)
-        moved = unit_rows(vectors - self.center)
-        moved[~np.any(vectors, axis=1)] = 0.0
-        return moved
+        return around(vectors, self.center)

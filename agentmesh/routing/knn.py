@@ -5,7 +5,6 @@ cards only, it is the nearest neighbours' vote.
 """
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 
 from agentmesh.errors import ConfigError
 from agentmesh.models.base import Embedder
-from agentmesh.routing.experience import LEAST_SIMILARITY, Asked, Experience, Known, number_option
-from agentmesh.routing.outcomes import MOST_ROWS, OutcomeRow, OutcomeTable, outcome_table
+from agentmesh.routing.experience import LEAST_SIMILARITY, Asked, Experience, ExperiencedRouter, Known, number_option
+from agentmesh.routing.outcomes import MOST_ROWS, GivenOutcomes, outcome_table
 from agentmesh.routing.standing import Judgement, Standing
-from agentmesh.run import RunContext
-from agentmesh.types import Outcome, RouteRequest, RoutingDecision
+from agentmesh.types import Outcome
 
 __all__ = ["KnnRouter", "Neighbours", "estimate", "nearest_texts", "willing"]
 
@@ -86,7 +84,7 @@ def willing(router: str, value: object) -> float:
     return float(value)
 
 
-class KnnRouter:
+class KnnRouter(ExperiencedRouter):
     """Chooses the agent with the best expected quality less cost on the nearest tasks.
 
     score = quality - cost / `willingness_to_pay`. The texts of a card are tasks that its agent did with quality 1, at a
@@ -113,7 +111,7 @@ class KnnRouter:
         embedder: Embedder | None = None,
         *,
         folder: Path | None = None,
-        outcomes: str | Path | OutcomeTable | Iterable[OutcomeRow | Mapping[str, Any]] | None = None,
+        outcomes: GivenOutcomes = None,
         max_outcomes: int = MOST_ROWS,
         k: int = 8,
         willingness_to_pay: float | None = None,
@@ -126,14 +124,6 @@ class KnnRouter:
         table = outcome_table(outcomes, folder=folder, most=max_outcomes)
         self._experience = Experience(self.name, embedder, table, least_similarity=least_similarity)
         self._k, self._margin = k, margin
-
-    @property
-    def outcomes(self) -> OutcomeTable:
-        """The outcomes that are known now."""
-        return self._experience.table
-
-    async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
-        return await self._experience.decide(request, ctx, self._judge)
 
     async def learn(self, outcome: Outcome) -> bool:
         """Take in a finished run; whether it says anything. The next decision counts it."""

@@ -4,17 +4,25 @@ Unlike the ridge of `scorer` it does not compare a text with every row: a questi
 costs one product with the weights and a look at the rows of the best agents. Numbers only; decides nothing.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh.routing.features import FEW_TEXTS, GramIndex, character_runs, skip_grams, unit_rows
+from agentmesh.routing.features import FEW_TEXTS, GramIndex, around, character_runs, skip_grams, unit_rows
 from agentmesh.routing.head import FIRST_STEPS, MORE_STEPS, fit_softmax
-from agentmesh.routing.scorer import HELD_OUT_ROWS, TRUST, HeldOut, Kind, Row, Segments, Signals, coverage_of
-from agentmesh.text import content_words
+from agentmesh.routing.scorer import (
+    HELD_OUT_ROWS,
+    TRUST,
+    HeldOut,
+    Kind,
+    Row,
+    Segments,
+    Signals,
+    coverage_of,
+    words_of_cards,
+)
 
 __all__ = ["HASHED", "LearnedScorer"]
 
@@ -54,12 +62,7 @@ class LearnedScorer:
         self._center = vectors.mean(axis=0) if len(rows) else np.zeros(vectors.shape[1], np.float32)
         dense = unit_rows(vectors - self._center) if vectors.shape[1] else vectors
         features = self._features(self._texts, dense)
-        self._known = Counter(
-            word
-            for row in rows
-            if row.kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION)
-            for word in set(content_words(row.text))
-        )
+        self._known = words_of_cards(rows)
         kept = self._not_own_business(features)
         # Without dense vectors the n-grams stand in for them.
         self._dense = dense if dense.shape[1] else unit_rows(features[:, :-1])
@@ -122,11 +125,7 @@ class LearnedScorer:
 
     def _centered(self, vectors: Floats) -> Floats:
         """Unit vectors around the center of the rows; a text without a vector stays without one."""
-        if not vectors.shape[1]:
-            return vectors
-        moved = unit_rows(vectors - self._center)
-        moved[~np.any(vectors, axis=1)] = 0.0
-        return moved
+        return around(vectors, self._center) if vectors.shape[1] else vectors
 
     def _not_own_business(self, features: Floats) -> Places:
         """The rows without the background utterances that come near to an example or a description."""

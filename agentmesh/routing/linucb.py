@@ -11,22 +11,30 @@ choice). Our choices: the features, the warm start from cards, and that a text u
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh.errors import ConfigError
 from agentmesh.models.base import Embedder
-from agentmesh.routing.experience import LEAST_SIMILARITY, Asked, CardTexts, Experience, Known, Recorded, number_option
-from agentmesh.routing.outcomes import MOST_ROWS, OutcomeRow, OutcomeTable, outcome_table
+from agentmesh.routing.experience import (
+    LEAST_SIMILARITY,
+    Asked,
+    CardTexts,
+    Experience,
+    ExperiencedRouter,
+    Known,
+    Recorded,
+    number_option,
+)
+from agentmesh.routing.outcomes import MOST_ROWS, GivenOutcomes, outcome_table
 from agentmesh.routing.standing import Judgement, Standing
-from agentmesh.run import RunContext
 from agentmesh.text import words
-from agentmesh.types import Outcome, RouteRequest, RoutingDecision
+from agentmesh.types import Outcome
 
 __all__ = ["Arms", "LinUcbRouter", "expected", "no_arms", "projection", "reward", "updated"]
 
@@ -101,7 +109,7 @@ def projection(dimensions: int, features: int) -> Floats:
     return columns * math.sqrt(dimensions / features)
 
 
-class LinUcbRouter:
+class LinUcbRouter(ExperiencedRouter):
     """Chooses the agent with the highest expected reward plus `alpha` times its uncertainty.
 
     An example of a card is a success of its agent, which counts for the others as a failure of little weight; so
@@ -131,7 +139,7 @@ class LinUcbRouter:
         embedder: Embedder | None = None,
         *,
         folder: Path | None = None,
-        outcomes: str | Path | OutcomeTable | Iterable[OutcomeRow | Mapping[str, Any]] | None = None,
+        outcomes: GivenOutcomes = None,
         max_outcomes: int = MOST_ROWS,
         alpha: float = 0.1,
         cost_weight: float = 0.2,
@@ -152,14 +160,6 @@ class LinUcbRouter:
         self._features = features
         self._projection: Floats | None = None
         self._models: OrderedDict[tuple[int, ...], tuple[tuple[CardTexts, ...], Arms, int]] = OrderedDict()
-
-    @property
-    def outcomes(self) -> OutcomeTable:
-        """The outcomes that are known now."""
-        return self._experience.table
-
-    async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
-        return await self._experience.decide(request, ctx, self._judge)
 
     async def learn(self, outcome: Outcome) -> bool:
         """Take in a finished run; whether it says anything. Decisions meanwhile are made by what was known before."""

@@ -17,7 +17,7 @@ from agentmesh.errors import ConfigError, ProjectError
 from agentmesh.mistakes import Mistake, dotted, shown, validated
 from agentmesh.types import Frozen, Id, Mode, Outcome, Share
 
-__all__ = ["MOST_ROWS", "OutcomeRow", "OutcomeTable", "outcome_table", "read_outcomes", "rows_of"]
+__all__ = ["MOST_ROWS", "GivenOutcomes", "OutcomeRow", "OutcomeTable", "outcome_table", "read_outcomes", "rows_of"]
 
 MOST_ROWS = 10_000
 """Rows that a table holds, unless it is told otherwise; the oldest go first. With 256 numbers a text: 10 MB."""
@@ -133,8 +133,12 @@ def read_outcomes(file: Path, *, name: str = "", most: int = MOST_ROWS) -> Outco
     return OutcomeTable(tuple(kept), most, read - len(kept))
 
 
+GivenOutcomes = str | Path | OutcomeTable | Iterable[OutcomeRow | Mapping[str, Any]] | None
+"""What the option `outcomes` may hold: the path of a file, rows, a table, or nothing."""
+
+
 def outcome_table(
-    given: "str | Path | OutcomeTable | Iterable[OutcomeRow | Mapping[str, Any]] | None",
+    given: GivenOutcomes,
     *,
     folder: Path | None = None,
     most: int = MOST_ROWS,

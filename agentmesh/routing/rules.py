@@ -17,7 +17,7 @@ from agentmesh.mistakes import Mistake, Steps, dotted
 from agentmesh.models.base import Embedder
 from agentmesh.project.frontmatter import Document
 from agentmesh.registry import resolve_name
-from agentmesh.routing.base import Router
+from agentmesh.routing.base import Router, unique_cards
 from agentmesh.routing.rulebook import BOUNDING, INLINE, JAILBREAK, RuleBook, RuleSpec, read_book, rule_book
 from agentmesh.routing.signals import OWN_DETECTORS, Detector, Held, Reading, SignalReader, judged
 from agentmesh.routing.wrappers import RouterOf, close_all, hand_on_outcome, hand_on_record, inner_router
@@ -92,7 +92,7 @@ class RulesRouter:
         readings = await self._read(request, ctx)
         held = {rule.name: _held(rule, readings) for rule in self._rules}
         bounding = [rule for rule in self._bounding if held[rule.name].matched]
-        cards, out = self._bounded(_unique(request.cards), bounding)
+        cards, out = self._bounded(unique_cards(request.cards), bounding)
         most = min([request.max_agents, *(r.limits.max_agents for r in bounding if r.limits and r.limits.max_agents)])
         if most < request.max_agents:
             request = request.model_copy(update={"max_agents": most})
@@ -451,11 +451,3 @@ def _reason(
 
 def _shown(held: Held) -> dict[str, Any]:
     return {"confidence": round(held.confidence, 4), "signals": list(held.by)}
-
-
-def _unique(cards: Sequence[AgentCard]) -> tuple[AgentCard, ...]:
-    """The cards without those whose id came before."""
-    by_id: dict[str, AgentCard] = {}
-    for card in cards:
-        by_id.setdefault(card.id, card)
-    return tuple(by_id.values())

@@ -34,6 +34,7 @@ __all__ = [
     "background_rows",
     "card_rows",
     "coverage_of",
+    "words_of_cards",
 ]
 
 Floats = NDArray[np.float32]
@@ -167,12 +168,7 @@ class CardScorer:
         self._agent = np.array([row.agent for row in rows], np.int64)
         self._kind = np.array([row.kind for row in rows], np.int64)
         self._parts = Segments(self._agent, self._kind, count)
-        self._known = Counter(
-            word
-            for row in rows
-            if row.kind in (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION)
-            for word in set(content_words(row.text))
-        )
+        self._known = words_of_cards(rows)
         self._ridge: Floats = np.zeros((0, count), np.float32)
         self.held_out = self._fit_ridge(exact_rows)
 
@@ -328,20 +324,24 @@ class Segments:
         """The rows of one agent, if it has some of this kind."""
         return self._slices.get((kind, agent))
 
+    def rows_of(self, kind: Kind) -> slice:
+        """All rows of one kind; none where nobody has any."""
+        return self._of[kind][0] if kind in self._of else slice(0, 0)
+
     def best(self, dense: Floats, rows: Floats, kind: Kind) -> Floats:
         """The best inner product of each vector with an agent's rows of one kind, shape (m, c); 0 without any."""
-        best = np.zeros((len(dense), self.count), np.float32)
-        if (segment := self._of.get(kind)) is not None:
-            where, starts, owners, _ = segment
-            best[:, owners] = np.maximum.reduceat(dense @ rows[where].T, starts, axis=1)
-        return best
+        return self._highest(dense @ rows[self.rows_of(kind)].T, kind)
 
     def best_of(self, near: Floats, kind: Kind) -> Floats:
         """The best similarity to an agent's rows of one kind, shape (m, c); 0 for an agent without any."""
-        best = np.zeros((len(near), self.count), np.float32)
-        if (segment := self._of.get(kind)) is not None:
-            where, starts, owners, _ = segment
-            best[:, owners] = np.maximum.reduceat(near[:, where], starts, axis=1)
+        return self._highest(near[:, self.rows_of(kind)], kind)
+
+    def _highest(self, own: Floats, kind: Kind) -> Floats:
+        """The best column of each agent, of the columns of one kind alone."""
+        best = np.zeros((len(own), self.count), np.float32)
+        if kind in self._of:
+            _, starts, owners, _ = self._of[kind]
+            best[:, owners] = np.maximum.reduceat(own, starts, axis=1)
         return best
 
     def mean_of(self, near: Floats) -> Floats:
@@ -351,6 +351,12 @@ class Segments:
             where, starts, owners, counts = segment
             mean[:, owners] = np.add.reduceat(near[:, where], starts, axis=1) / counts
         return mean
+
+
+def words_of_cards(rows: Sequence[Row]) -> Counter[str]:
+    """In how many texts that say what a card is for each content word stands."""
+    telling = (Kind.EXAMPLE, Kind.DESCRIPTION, Kind.INSTRUCTION)
+    return Counter(word for row in rows if row.kind in telling for word in set(content_words(row.text)))
 
 
 def coverage_of(text: str, known: Mapping[str, int], *, seen: int = 0) -> float:

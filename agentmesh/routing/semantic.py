@@ -6,7 +6,6 @@ on first use (a fraction of a second for a dozen cards, in a thread) and remembe
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,10 +14,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from agentmesh.errors import ConfigError, MeshError, ModelError, RoutingError
+from agentmesh.errors import ConfigError, MeshError
 from agentmesh.models.base import Embedder
 from agentmesh.routing.adapted import AdaptedCards
 from agentmesh.routing.answered import Answered, found_names, named_options, with_answer
+from agentmesh.routing.base import decided_in_time, unique_cards
 from agentmesh.routing.calibration import MOST_LISTED, CalibratedCards, Judged
 from agentmesh.routing.conversation import continued, last_workers
 from agentmesh.routing.decision import Thresholds, Verdict, candidate, compose, verdict_on
@@ -112,25 +112,16 @@ class SemanticRouter:
         elif not words(request.task.full_text):
             decision = _nobody(cards, "the message holds no words")
         else:
-            left = ctx.seconds_left()
-            try:
-                async with asyncio.timeout(None if math.isinf(left) else left):
-                    decision = await self._decide(request, cards, active)
-                if not decision.chosen and len(active) == 1 and not active[0].examples:
-                    decision = _only_one(decision, active[0])
-            except TimeoutError as error:
-                raise RoutingError(
-                    f"the router {self.name!r} did not decide within {left:.1f} s; raise `limits.max_seconds`"
-                ) from error
-            except ModelError as error:
-                raise RoutingError(f"the router {self.name!r} could not embed the message: {error}") from error
+            decision = await decided_in_time(self.name, ctx, self._decide(request, cards, active))
+            if not decision.chosen and len(active) == 1 and not active[0].examples:
+                decision = _only_one(decision, active[0])
         return decision.model_copy(update={"latency_ms": (time.perf_counter() - started) * 1000})
 
     def _known(self, cards: tuple[AgentCard, ...]) -> tuple[tuple[AgentCard, ...], tuple[AgentCard, ...]]:
         """The cards without doubles, and those of them that may be chosen; worked out once for the same cards."""
         asked = self._asked
         if not same_cards(cards, asked[0]):
-            known = _unique(cards)
+            known = unique_cards(cards)
             self._asked = asked = (cards, known, _active(known))
         return asked[1:]
 
@@ -378,16 +369,6 @@ def _last_turn(request: RouteRequest) -> str:
     """The end of what the user said last, if there is a history."""
     turns = (m.text for m in reversed(request.task.history) if m.role == "user" and words(m.text))
     return next(turns, "")[-CONTEXT_CHARS:]
-
-
-def _unique(cards: Sequence[AgentCard]) -> tuple[AgentCard, ...]:
-    """The cards without those whose id came before."""
-    if len({card.id for card in cards}) == len(cards):
-        return tuple(cards)
-    by_id: dict[str, AgentCard] = {}
-    for card in cards:
-        by_id.setdefault(card.id, card)
-    return tuple(by_id.values())
 
 
 def _active(cards: tuple[AgentCard, ...]) -> tuple[AgentCard, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentmesh.routing.calibration import TRIED_PENALTY, Judged
-from agentmesh.routing.features import GramIndex, cached_stem, character_runs, unit_rows
+from agentmesh.routing.features import GramIndex, around, cached_stem, character_runs, unit_rows
 from agentmesh.routing.parts import specific_words
 from agentmesh.routing.scorer import SIGNALS, TRUST, Kind, Row, Segments, background_rows, card_rows
 from agentmesh.text import content_words, words
@@ -399,11 +399,7 @@ class _Features:
 
     def _centered(self, vectors: Floats) -> Floats:
         """Unit vectors around the center of the rows; a text without a vector stays without one."""
-        if not vectors.shape[1]:
-            return vectors
-        moved = unit_rows(vectors - self._center)
-        moved[~np.any(vectors, axis=1)] = 0.0
-        return moved
+        return around(vectors, self._center) if vectors.shape[1] else vectors
 
     def _hashed(self, texts: Sequence[str]) -> Floats:
         of_words, of_letters, _ = self._shares

@@ -12,7 +12,7 @@ plain ones, nearest neighbours and a linear model.
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +25,18 @@ from agentmesh.errors import ConfigError
 from agentmesh.models.base import Embedder
 from agentmesh.routing.base import Router
 from agentmesh.routing.category import arms_of
-from agentmesh.routing.experience import LEAST_SIMILARITY, Arm, Asked, Experience, Known, Recorded, number_option
+from agentmesh.routing.experience import (
+    LEAST_SIMILARITY,
+    Arm,
+    Asked,
+    Experience,
+    ExperiencedRouter,
+    Known,
+    Recorded,
+    number_option,
+)
 from agentmesh.routing.knn import Neighbours, estimate, nearest_texts, willing
-from agentmesh.routing.outcomes import MOST_ROWS, OutcomeRow, OutcomeTable, outcome_table
+from agentmesh.routing.outcomes import MOST_ROWS, GivenOutcomes, OutcomeRow, outcome_table
 from agentmesh.routing.standing import Judgement, Standing
 from agentmesh.routing.wrappers import RouterOf, close_all, hand_on_outcome, hand_on_record, inner_router
 from agentmesh.run import RunContext
@@ -136,7 +145,7 @@ def _solved(matrix: Floats, right: Floats) -> Floats:
     return cast(Floats, np.linalg.solve(matrix, right))  # pyright: ignore[reportUnknownMemberType]
 
 
-class TradeoffRouter:
+class TradeoffRouter(ExperiencedRouter):
     """Chooses the agent and variant of the highest value: predicted quality - predicted cost / `willingness_to_pay`.
 
     A choice with outcomes is judged by them alone. An agent without any is judged by its card, whose texts count as
@@ -166,7 +175,7 @@ class TradeoffRouter:
         embedder: Embedder | None = None,
         *,
         folder: Path | None = None,
-        outcomes: str | Path | OutcomeTable | Iterable[OutcomeRow | Mapping[str, Any]] | None = None,
+        outcomes: GivenOutcomes = None,
         max_outcomes: int = MOST_ROWS,
         router: Router | None = None,
         willingness_to_pay: float | None = None,
@@ -186,15 +195,10 @@ class TradeoffRouter:
         self._least = least_similarity
         self._models: tuple[int, dict[Arm, Ridge]] | None = None
 
-    @property
-    def outcomes(self) -> OutcomeTable:
-        """The outcomes that are known now."""
-        return self._experience.table
-
     async def route(self, request: RouteRequest, ctx: RunContext) -> RoutingDecision:
         started = time.perf_counter()
         if self._inner is None:
-            return await self._experience.decide(request, ctx, self._judge)
+            return await super().route(request, ctx)
         decision = await self._inner.route(request, ctx)
         cards = tuple({card.id: card for card in request.cards if card.id in decision.agents}.values())
         evidence: dict[str, Any] = {}
